@@ -1,0 +1,1 @@
+"""chip takes named things out of a trained model without training it."""

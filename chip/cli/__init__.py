@@ -1,0 +1,18 @@
+"""The command line: parses, calls `chip.workflow`, prints. It holds no logic, and imports torch only to do work."""
+
+import sys
+
+from chip.cli.app import app
+from chip.errors import ChipError
+
+
+def main() -> None:
+    """Run `chip`. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except ChipError as problem:
+        print(f"chip: {problem}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("chip: interrupted; nothing was left behind", file=sys.stderr)  # noqa: T201
+        sys.exit(130)

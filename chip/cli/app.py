@@ -1,0 +1,45 @@
+"""The verbs put together, with the options that stand before them and the defaults from `chip.toml`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chip.cli.audit import audit
+from chip.cli.collect import collect
+from chip.cli.config import read_defaults
+
+from chip.cli.edit import edit
+from chip.cli.inspect import inspect
+from chip.version import VERSION
+
+app = typer.Typer(
+    name="chip",
+    help="Takes named things out of a trained model without training it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (edit, collect, audit, inspect):
+    app.command()(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chip {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="Defaults for every flag; `chip.toml` of the working directory if it is there.", envvar="CHIP_CONFIG")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Takes named things out of a trained model without training it.
+
+    Flags win over the environment (CHIP_…), which wins over chip.toml.
+    """
+    context.default_map = read_defaults(config, context)

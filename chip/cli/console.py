@@ -1,0 +1,99 @@
+"""What the verbs print: plans, site reports, tables of before and after, progress. Nodes are printed as plain text."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from chip.plan import Plan
+from chip.progress import Item
+
+
+class Printer:
+    """Prints for people on stdout; with `as_json`, one JSON object there and everything else on stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json, highlight=False)
+        self.errors = Console(stderr=True, highlight=False)
+
+    def track(self, items: Sequence[Item], doing: str) -> Iterable[Item]:
+        """Pass the items through under a progress bar on stderr; a line for each task where that is no terminal."""
+        if not self.errors.is_terminal:
+            self.errors.print(Text(f"{doing} …"), soft_wrap=True)
+            yield from items
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.errors, transient=True) as progress:
+            yield from progress.track(items, description=doing)
+
+    def line(self, text: str, style: str = "") -> None:
+        """A line of text, taken literally."""
+        self.console.print(Text(text, style=style), soft_wrap=True)
+
+    def result(self, content: dict[str, Any]) -> None:
+        """The JSON object that ends a verb under --json."""
+        if self.as_json:
+            json.dump(content, sys.stdout, indent=2, default=str)
+            sys.stdout.write("\n")
+
+    def plan(self, plan: Plan) -> None:
+        """What an edit will touch."""
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        rows = {
+            "forget": ", ".join(plan.targets),
+            "model": f"{plan.model} ({plan.family}, {plan.dtype} on {plan.device})",
+            "records": ", ".join(f"{count} {group}" for group, count in plan.records.items()) + f" from {plan.data}",
+            "method": f"{plan.method}: " + ", ".join(f"{key} {value}" for key, value in plan.settings.items()),
+            "sites": f"{_shortened(plan.sites)} ({plan.parameters:,} parameters)",
+            "statistics": plan.statistics,
+            "output": str(plan.out or "nothing is written (dry run)"),
+            "receipt": str(plan.receipt or "none"),
+        }
+        if plan.left_behind:
+            rows["not carried"] = ", ".join(plan.left_behind)
+        for name, value in rows.items():
+            table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+        self.console.print(table)
+        for notice in plan.notices:
+            self.line(f"note: {notice}")
+        for warning in plan.warnings:
+            self.line(f"warning: {warning}", style="yellow")
+
+    def sites(self, sites: Sequence[Any]) -> None:
+        """Rank and size of the change at each site."""
+        table = Table("site", "rank", "relative change", "predicted distortion", box=None, padding=(0, 2, 0, 0))
+        for one in sites:
+            distortion = "" if one.distortion is None else f"{one.distortion:.2e}"
+            change = f"{one.relative_change:.2e}" if one.rank else f"left alone: {one.reason}"
+            table.add_row(one.site, str(one.rank), change, distortion)
+        self.console.print(table)
+
+    def scores(self, rows: Sequence[Any]) -> None:
+        """Exact match and answer loss by group, before and after."""
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("")
+        for heading in ("records", "exact match before", "after", "answer loss before", "after"):
+            table.add_column(heading, justify="right")
+        for row in rows:
+            asked = f"{row.before.count}" if row.before.count >= row.of else f"{row.before.count} of {row.of}"
+            table.add_row(
+                row.group,
+                asked,
+                f"{row.before.exact_match:.2f}",
+                f"{row.after.exact_match:.2f}",
+                f"{row.before.loss:.2f}",
+                f"{row.after.loss:.2f}",
+            )
+        self.console.print(table)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    if len(names) <= 2:
+        return ", ".join(names)
+    return f"{len(names)} linear layers, {names[0]} to {names[-1]}"

@@ -1,0 +1,93 @@
+"""`chip edit`: forget nodes and write the new checkpoint."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chip.cli.options import Alpha, BatchSize, Data, Device, Dtype, Forget, Json, ModelArgument, Seed, VerifyRecords, quiet_libraries
+from chip.settings import EditSettings
+
+_STANDARD = EditSettings()
+
+
+def edit(
+    model: ModelArgument,
+    forget: Forget,
+    data: Data,
+    method: Annotated[str, typer.Option(help="oblique or chip.", envvar="CHIP_METHOD")] = _STANDARD.method,
+    layers: Annotated[str | None, typer.Option(help="Language layers, such as 22-27 or 0,2,5-7; the method's own by default.", envvar="CHIP_LAYERS")] = None,
+    top_k: Annotated[float, typer.Option(help="chip: percent of a site's neurons that are projected.", envvar="CHIP_TOP_K")] = _STANDARD.top_k,
+    variance: Annotated[float, typer.Option(help="chip: share of the directions' energy that is removed.", envvar="CHIP_VARIANCE")] = _STANDARD.variance,
+    alpha: Alpha = _STANDARD.alpha,
+    keys: Annotated[str, typer.Option(help="oblique: answer, image or both.", envvar="CHIP_KEYS")] = _STANDARD.keys,
+    toward: Annotated[str, typer.Option(help="oblique: mean, or unknown (what other images would give).", envvar="CHIP_TOWARD")] = _STANDARD.toward,
+    strength: Annotated[float | None, typer.Option(help="oblique: the weight β of forgetting; 1 by default.", envvar="CHIP_STRENGTH")] = None,
+    retain_budget: Annotated[float | None, typer.Option(help="oblique: the distortion ε of retained outputs that finds β.", envvar="CHIP_RETAIN_BUDGET")] = None,
+    ridge: Annotated[float, typer.Option(help="oblique: ridge λ of the metric.", envvar="CHIP_RIDGE")] = _STANDARD.ridge,
+    sibling_weight: Annotated[float, typer.Option(help="oblique: extra weight w of the comparison records.", envvar="CHIP_SIBLING_WEIGHT")] = _STANDARD.sibling_weight,
+    unknown_images: Annotated[int, typer.Option(help="oblique, toward unknown: other images shown.", envvar="CHIP_UNKNOWN_IMAGES")] = _STANDARD.unknown_images,
+    statistics: Annotated[Path | None, typer.Option(help="Statistics file, reused or made; beside the output by default.", envvar="CHIP_STATISTICS")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the new checkpoint; MODEL-forgotten by default.", envvar="CHIP_OUT")] = None,
+    receipt: Annotated[Path | None, typer.Option(help="Receipt; OUT.receipt.json by default.", envvar="CHIP_RECEIPT")] = None,
+    edit_out: Annotated[Path | None, typer.Option(help="Also keep the edit itself in this file.", envvar="CHIP_EDIT_OUT")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = _STANDARD.batch_size,
+    seed: Seed = _STANDARD.seed,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Ask the model before and after.")] = True,
+    verify_records: VerifyRecords = 200,
+    dry_run: Annotated[bool, typer.Option(help="Collect and solve, report, write nothing.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an output that exists and is a checkpoint.")] = False,
+    json: Json = False,
+) -> None:
+    """Forget nodes: solve for the change, write the edited checkpoint, show before and after."""
+    settings = EditSettings(
+        method=method,
+        layers=layers,
+        top_k=top_k,
+        variance=variance,
+        alpha=alpha,
+        keys=keys,
+        toward=toward,
+        strength=strength,
+        retain_budget=retain_budget,
+        ridge=ridge,
+        sibling_weight=sibling_weight,
+        unknown_images=unknown_images,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    quiet_libraries()
+    from chip.cli.console import Printer
+    from chip.workflow import EditRequest, carry_out, prepare_edit
+
+    printer = Printer(json)
+    request = EditRequest(
+        model=model,
+        data=data,
+        forget=tuple(forget),
+        settings=settings,
+        out=out,
+        statistics=statistics,
+        receipt=receipt,
+        edit_out=edit_out,
+        device=device,
+        dtype=dtype,
+        verify=verify,
+        verify_records=verify_records,
+        dry_run=dry_run,
+        force=force,
+    )
+    prepared = prepare_edit(request)
+    printer.plan(prepared.plan)
+    result = carry_out(prepared, printer.track)
+    if dry_run:
+        printer.sites(result.sites)
+    if result.rows:
+        printer.scores(result.rows)
+    if result.out is not None:
+        printer.line(f"written: {result.out}  (receipt: {result.receipt})")
+        printer.line("Do not publish the model before and after together: their difference shows what was removed.")
+    printer.result({"plan": prepared.plan.as_json(), **asdict(result)})

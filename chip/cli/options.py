@@ -1,0 +1,34 @@
+"""The options that several verbs share, spelled once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[str, typer.Argument(help="Directory of the model, or a hub id in the local cache.", show_default=False)]
+Data = Annotated[Path, typer.Option(help="Data directory with records.jsonl.", envvar="CHIP_DATA", show_default=False)]
+Forget = Annotated[
+    list[str],
+    typer.Option(help="Node to forget, by name or path; may be repeated.", envvar="CHIP_FORGET", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …", envvar="CHIP_DEVICE")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", envvar="CHIP_DTYPE")]
+BatchSize = Annotated[int, typer.Option(help="Records a forward pass.", envvar="CHIP_BATCH_SIZE")]
+Seed = Annotated[int, typer.Option(help="Draws whatever is drawn.", envvar="CHIP_SEED")]
+Alpha = Annotated[float, typer.Option(help="chip: weight of image tokens in a pooled activation.", envvar="CHIP_ALPHA")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]
+VerifyRecords = Annotated[
+    int, typer.Option(help="Retained records asked per group; the target is asked in full.", envvar="CHIP_VERIFY_RECORDS")
+]
+
+
+def quiet_libraries() -> None:
+    """Keep transformers and the hub from talking or reaching for the network."""
+    import os
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

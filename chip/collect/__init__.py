@@ -1,0 +1,17 @@
+"""Collecting: passes over the model that leave sums behind, and the file that keeps them."""
+
+from chip.collect.collector import Collector, collect
+from chip.collect.keys import answer_inputs, answer_outputs, image_inputs
+from chip.collect.statistics import Moments, PooledSums, Statistics, Wanted
+
+__all__ = [
+    "Collector",
+    "Moments",
+    "PooledSums",
+    "Statistics",
+    "Wanted",
+    "answer_inputs",
+    "answer_outputs",
+    "collect",
+    "image_inputs",
+]

@@ -1,0 +1,69 @@
+"""Keys: what enters (or leaves) a site at chosen tokens of a few records, kept token by token.
+
+Only a target's records, and the images shown in their place, are few enough for this; everything else is sums.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from chip.collect.passes import Watch, in_batches, run
+from chip.collect.statistics import accumulator_dtype
+from chip.hierarchy import Record
+from chip.models.loading import LoadedModel
+from chip.models.prompts import Encoded
+from chip.models.sites import Site
+from chip.records.digests import image_digest
+
+
+def answer_inputs(loaded: LoadedModel, encoded: Sequence[Encoded], sites: Sequence[Site], size: int) -> dict[str, Tensor]:
+    """What enters each language site at the answer positions, (T, d) by site name, in the order of the records."""
+    return _gather(loaded, encoded, sites, size, lambda given, _: given)
+
+
+def answer_outputs(loaded: LoadedModel, encoded: Sequence[Encoded], sites: Sequence[Site], size: int) -> dict[str, Tensor]:
+    """What leaves each language site (its bias included) at the answer positions, (T, D) by site name."""
+    return _gather(loaded, encoded, sites, size, lambda _, output: output)
+
+
+def image_inputs(loaded: LoadedModel, records: Sequence[Record], site: Site, size: int) -> dict[str, Tensor]:
+    """What enters a projector site for each distinct image that the records show: (tokens, d) by the image's digest."""
+    found: dict[str, Tensor] = {}
+    for group in in_batches([record for record in records if record.images], size):
+        encoded = [loaded.prompts.encode(record) for record in group]
+        rows: list[Tensor] = []
+        run(loaded, loaded.prompts.collate(encoded, loaded.device), {site: _keep(rows)})
+        start, given = 0, rows[0].to(accumulator_dtype(loaded.device))
+        for digest, length in image_segments(group, encoded):
+            found.setdefault(digest, given[start : start + length])
+            start += length
+    return found
+
+
+def image_segments(records: Sequence[Record], encoded: Sequence[Encoded]) -> Iterator[tuple[str, int]]:
+    """The images of a batch in the order of its image tokens: the digest of each and how many tokens it takes."""
+    for record, one in zip(records, encoded, strict=True):
+        yield from zip(map(image_digest, record.images), one.image_lengths, strict=True)
+
+
+def _gather(
+    loaded: LoadedModel,
+    encoded: Sequence[Encoded],
+    sites: Sequence[Site],
+    size: int,
+    take: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+
+    def watch(name: str, answer: Tensor) -> Watch:
+        return lambda given, output: found[name].append(take(given, output)[answer])
+
+    for group in in_batches(encoded, size):
+        batch = loaded.prompts.collate(group, loaded.device)
+        run(loaded, batch, {site: watch(site.name, batch.answer) for site in sites})
+    return {name: torch.cat(rows).to(accumulator_dtype(loaded.device)) for name, rows in found.items()}
+
+
+def _keep(rows: list[Tensor]) -> Watch:
+    return lambda given, output: rows.append(given)

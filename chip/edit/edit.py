@@ -1,0 +1,94 @@
+"""The edit itself: for each tensor a small change, low-rank wherever it can be, apart from where the weights live.
+
+An edit file is a safetensors file of the factors with a JSON header; docs/formats.md describes it. It holds nothing
+that names what was forgotten, yet whoever has it and the base model can read the target's traces from it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import load_file, save
+
+from chip.errors import ChipError
+from chip.files import write_private
+
+FORMAT = "chip-edit-1"
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of one stored tensor, seen as a matrix (D, d); a vector is seen as (D, 1).
+
+    The rows `rows` (all of them where it is None) gain `left @ right`, with left (k, r) and right (r, d), both
+    float32. `right` is None where the change is dense: then `left` (k, d) is the whole of it.
+    """
+
+    tensor: str
+    left: Array
+    right: Array | None
+    rows: Array | None = None
+
+    @property
+    def rank_bound(self) -> int:
+        return min(self.left.shape) if self.right is None else min(*self.left.shape, *self.right.shape)
+
+    def delta(self) -> Array:
+        """The change of the chosen rows, (k, d), in float64."""
+        left = self.left.astype(np.float64)
+        return left if self.right is None else left @ self.right.astype(np.float64)
+
+    def apply(self, values: Array) -> Array:
+        """The changed tensor, in the dtype and shape of `values`: computed in 64 bits and rounded once."""
+        matrix = values.reshape(values.shape[0], -1)
+        rows = slice(None) if self.rows is None else self.rows
+        changed = matrix.copy()
+        changed[rows] = (matrix[rows].astype(np.float64) + self.delta()).astype(values.dtype)
+        return changed.reshape(values.shape)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Changes with how they came about: the method, its settings, and the digests of the tensors they were solved on."""
+
+    method: str
+    settings: Mapping[str, Any]
+    changes: tuple[Change, ...]
+    base: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [change.tensor for change in self.changes]
+        if len(set(names)) != len(names):
+            raise ChipError("an edit changes the same tensor twice")
+
+
+def save_edit(edit: Edit, path: Path) -> None:
+    """Write an edit file, mode 0600."""
+    tensors: dict[str, Array] = {}
+    for change in edit.changes:
+        parts = {"left": change.left, "right": change.right, "rows": change.rows}
+        tensors |= {f"{change.tensor}/{part}": np.ascontiguousarray(v) for part, v in parts.items() if v is not None}
+    header = {"format": FORMAT, "method": edit.method, "settings": dict(edit.settings), "base": dict(edit.base)}
+    write_private(path, save(tensors, {"chip": json.dumps(header, sort_keys=True)}))
+
+
+def load_edit(path: Path) -> Edit:
+    """Read an edit file. Raises ChipError where it is none, or is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as handle:
+            header = json.loads((handle.metadata() or {})["chip"])
+        tensors = load_file(path)
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as problem:
+        raise ChipError(f"{path} is no edit file that chip wrote, or it is damaged ({problem})") from problem
+    if header.get("format") != FORMAT:
+        raise ChipError(f"{path} has the format {header.get('format')!r}; this version of chip reads {FORMAT}")
+    changes = [
+        Change(name, tensors[f"{name}/left"], tensors.get(f"{name}/right"), tensors.get(f"{name}/rows"))
+        for name in (key.removesuffix("/left") for key in tensors if key.endswith("/left"))
+    ]
+    return Edit(header["method"], header["settings"], tuple(changes), header["base"])

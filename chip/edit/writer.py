@@ -1,0 +1,134 @@
+"""The checkpoint writer: copies a checkpoint's files and rewrites the edited tensors at their own bytes.
+
+Work happens in a hidden directory beside the output and is renamed into place at the very end, so that there is
+either no output or the complete one. Names, order, dtypes, headers and shards stay as they are, and no model is loaded.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from chip.edit.edit import Change, Edit
+from chip.errors import ChipError
+from chip.files import explained
+from chip.models.checkpoint import PICKLES, Checkpoint
+
+_LEFT_BEHIND = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state")
+
+
+def refuse_existing(out: Path, base: Path, *, force: bool) -> None:
+    """Raise ChipError where `out` may not be written: it exists (unless `force` and it is a checkpoint), or is the
+    base itself or something inside or around it."""
+    here, there = out.resolve(), base.resolve()
+    if here == there or here.is_relative_to(there) or there.is_relative_to(here):
+        raise ChipError(f"the output {out} and the model {base} overlap; write beside the model, not over it")
+    if not out.exists() and not out.is_symlink():
+        return
+    if not force:
+        raise ChipError(f"{out} exists already; choose another --out, or replace it with --force")
+    if out.is_symlink() or not (out / "config.json").is_file():
+        raise ChipError(f"{out} exists and is not a checkpoint, so --force does not replace it; choose another --out")
+
+
+def files_left_behind(directory: Path) -> list[str]:
+    """Files of a checkpoint that an edited one does not carry: optimizer states, pickles, what training left."""
+    names = (str(path.relative_to(directory)) for path in sorted(directory.rglob("*")) if path.is_file())
+    return [name for name in names if _stays_behind(name)]
+
+
+def _stays_behind(name: str) -> bool:
+    return name.endswith(PICKLES) or Path(name).name.startswith(_LEFT_BEHIND)
+
+
+class StagedCheckpoint:
+    """An edited checkpoint in a hidden directory beside its destination; `commit` renames it into place.
+
+    Used as a context manager: whatever was not committed is removed on the way out. `directory` can be loaded like
+    any checkpoint in between, so that the model is tried before it is released.
+    """
+
+    def __init__(self, base: Checkpoint, edit: Edit, out: Path, *, force: bool = False) -> None:
+        refuse_existing(out, base.directory, force=force)
+        self.base, self.edit, self.out, self.force = base, edit, out, force
+        self.directory = Path()
+
+    def __enter__(self) -> Self:
+        with explained(self.out):
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.directory = Path(tempfile.mkdtemp(dir=self.out.parent, prefix=f".{self.out.name}.chip-partial-"))
+        try:
+            with explained(self.out):
+                self._write()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def commit(self) -> None:
+        """Rename the finished checkpoint into place; where `force` was given, the old one goes only then."""
+        refuse_existing(self.out, self.base.directory, force=self.force)
+        with explained(self.out):
+            os.chmod(self.directory, 0o777 & ~_umask())
+            old = self.directory.with_name(self.directory.name + "-old")
+            if self.out.exists():
+                os.rename(self.out, old)
+            os.rename(self.directory, self.out)
+            _sync(self.out.parent)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _write(self) -> None:
+        left_behind = set(files_left_behind(self.base.directory))
+        for source in sorted(self.base.directory.rglob("*")):
+            name = source.relative_to(self.base.directory)
+            if source.is_file() and str(name) not in left_behind:
+                (self.directory / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, self.directory / name)
+        for change in self.edit.changes:
+            self._rewrite(change)
+        for path in sorted(self.directory.rglob("*")):
+            _sync(path)
+        _sync(self.directory)
+
+    def _rewrite(self, change: Change) -> None:
+        stored = self.base.tensors.get(change.tensor)
+        if stored is None:
+            raise ChipError(f"the edit changes {change.tensor}, which {self.base.directory} does not store")
+        edited = change.apply(stored.read())
+        if not np.isfinite(edited).all():
+            raise ChipError(f"the edit of {change.tensor} overflows {stored.dtype}; nothing was written")
+        data = edited.tobytes()
+        with (self.directory / stored.file.relative_to(self.base.directory)).open("r+b") as handle:
+            handle.seek(stored.start)
+            handle.write(data)
+            handle.flush()
+            handle.seek(stored.start)
+            if handle.read(len(data)) != data:
+                raise ChipError(f"{change.tensor} reads back differently from what was written to {self.directory}")
+
+    def _remove(self) -> None:
+        if self.directory != Path():
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,48 @@
+"""Files: digests, and writing so that a reader sees the whole file or none of it."""
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chip.errors import ChipError
+
+_READ_BYTES = 1 << 20
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    total = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(_READ_BYTES):
+            total.update(block)
+    return total.hexdigest()
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read (mode 0600), whole or not at all."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what the operating system refuses while `path` is written into one sentence."""
+    try:
+        yield
+    except OSError as problem:
+        full = " (the disk is full: free some space and run again)" if problem.errno == errno.ENOSPC else ""
+        raise ChipError(f"{path} could not be written: {problem.strerror}{full}; nothing was left behind") from problem

@@ -1,0 +1,72 @@
+"""What chip sees in a model and in a data directory, without loading a weight."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from chip.hierarchy import NodePath, is_under
+from chip.models.checkpoint import Checkpoint
+from chip.models.loading import load_skeleton, resolve_model
+from chip.models.sites import find_stored
+from chip.records import read_records
+
+
+@dataclass(frozen=True)
+class SeenSite:
+    """One site: its module name, its weight's shape and dtype, and where that is stored."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    stored: str
+    file: str
+
+
+@dataclass(frozen=True)
+class SeenModel:
+    """A model's family (`known` where it is in the table), its number of language layers and its sites."""
+
+    directory: Path
+    family: str
+    known: bool
+    layers: int
+    sites: tuple[SeenSite, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {**asdict(self), "directory": str(self.directory)}
+
+
+@dataclass(frozen=True)
+class SeenNode:
+    """A node, the name of its level, and how many records stand at it or below."""
+
+    path: NodePath
+    level: str
+    records: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def inspect_model(model: str) -> SeenModel:
+    """Family and sites of a model, from its config and the headers of its files."""
+    checkpoint = Checkpoint(resolve_model(model))
+    skeleton, family, sites = load_skeleton(checkpoint)
+    seen = []
+    for site in sites:
+        weight = site.module(skeleton).weight
+        stored = find_stored(checkpoint, f"{site.name}.weight", tuple(weight.shape))
+        seen.append(SeenSite(site.name, stored.shape, stored.dtype, stored.name, stored.file.name))
+    layers = 1 + max(site.layer for site in sites)
+    return SeenModel(checkpoint.directory, family.name, family.known, layers, tuple(seen))
+
+
+def inspect_data(directory: Path) -> tuple[SeenNode, ...]:
+    """Every node of a data directory, parents before children."""
+    hierarchy = read_records(directory)
+    return tuple(
+        SeenNode(node, hierarchy.level_of(node), sum(is_under(path, node) for path in hierarchy.paths))
+        for node in sorted(hierarchy.nodes)
+    )

@@ -1,0 +1,171 @@
+"""A checkpoint on disk: which tensor lies in which safetensors file, at which bytes. Imports no torch.
+
+The format is eight bytes of header length (little endian), a JSON header, and the tensors' bytes
+(https://github.com/huggingface/safetensors#format).
+"""
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from chip.errors import ChipError
+from chip.files import file_digest
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+"""The floating types that can be edited; others are carried along untouched."""
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_MAXIMUM_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies: `start` and `stop` are byte offsets in the file itself."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def read(self) -> np.ndarray[Any, Any]:
+        """The tensor as an array of its own dtype, read from disk."""
+        if self.dtype not in DTYPES:
+            raise ChipError(f"{self.name} is stored as {self.dtype}, which chip cannot edit; convert it to bf16 first")
+        with self.file.open("rb") as handle:
+            handle.seek(self.start)
+            data = handle.read(self.stop - self.start)
+        return np.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(self.shape)
+
+
+class Checkpoint:
+    """A directory of safetensors shards with its config; opening it reads headers only.
+
+    Raises ChipError where the directory is no checkpoint that chip can edit: no config, weights kept as pickles
+    only, quantised weights, a damaged header, or an index that disagrees with its shards.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        if not self.directory.is_dir():
+            raise ChipError(f"{directory} is not a directory; give the directory of a checkpoint")
+        self.config = self._read_config()
+        self.tensors = self._read_tensors()
+
+    def _read_config(self) -> dict[str, Any]:
+        path = self.directory / "config.json"
+        if not path.is_file():
+            raise ChipError(f"{self.directory} holds no config.json, so it is no checkpoint that transformers can load")
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as problem:
+            raise ChipError(f"{path} is not JSON: {problem}") from problem
+        if not isinstance(config, dict) or "model_type" not in config:
+            raise ChipError(f"{path} names no model_type")
+        if "quantization_config" in config:
+            raise ChipError(f"{self.directory} holds quantised weights; edit the unquantised model and quantise again")
+        return config
+
+    def _read_tensors(self) -> dict[str, StoredTensor]:
+        shards = sorted(self.directory.glob("*.safetensors"))
+        if not shards:
+            pickles = [path.name for path in self.directory.iterdir() if path.suffix in PICKLES]
+            if pickles:
+                raise ChipError(
+                    f"{self.directory} keeps its weights as pickles only ({pickles[0]}), which can run code when they "
+                    "are loaded; save the model again with safe_serialization"
+                )
+            raise ChipError(f"{self.directory} holds no .safetensors file")
+        tensors: dict[str, StoredTensor] = {}
+        for shard in self._indexed(shards):
+            for tensor in read_header(shard):
+                if tensor.name in tensors:
+                    raise ChipError(f"{tensor.name} stands in {tensors[tensor.name].file.name} and in {shard.name} too")
+                tensors[tensor.name] = tensor
+        return tensors
+
+    def _indexed(self, shards: list[Path]) -> list[Path]:
+        """The shards that the index names, where there is an index; a single file otherwise."""
+        index = self.directory / "model.safetensors.index.json"
+        if not index.is_file():
+            single = self.directory / "model.safetensors"
+            if single in shards:
+                return [single]
+            if len(shards) == 1:
+                return shards
+            raise ChipError(f"{self.directory} holds {len(shards)} .safetensors files but no index that orders them")
+        try:
+            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as problem:
+            raise ChipError(f"{index} is not an index of shards: {problem}") from problem
+        missing = [name for name in named if self.directory / str(name) not in shards]
+        if missing:
+            raise ChipError(f"{index} names {missing[0]}, which is not there")
+        return [self.directory / name for name in named]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over config and weight files: what statistics and edits are tied to."""
+        return _files_digest({tensor.file for tensor in self.tensors.values()} | {self.directory / "config.json"})
+
+    @cached_property
+    def prompts_digest(self) -> str:
+        """SHA-256 over everything that shapes a prompt: tokenizer, processor and chat template files."""
+        shaping = ("token", "vocab", "merges", "process", "preprocessor", "chat_template", "special", "added", "spiece")
+        return _files_digest({path for path in self.directory.iterdir() if path.name.startswith(shaping)})
+
+
+def _files_digest(paths: set[Path]) -> str:
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(f"{path.name}\0{file_digest(path)}\n".encode())
+    return total.hexdigest()
+
+
+def read_header(path: Path) -> list[StoredTensor]:
+    """The tensors of one safetensors file in the order of its header, with offsets checked against the file."""
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        start = handle.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= min(size - 8, _MAXIMUM_HEADER_BYTES):
+            raise ChipError(f"{path} is no safetensors file, or it is truncated")
+        header_bytes = handle.read(length)
+    try:
+        header = json.loads(header_bytes)
+        tensors = [
+            StoredTensor(
+                name=name,
+                file=path,
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                start=8 + length + entry["data_offsets"][0],
+                stop=8 + length + entry["data_offsets"][1],
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
+        raise ChipError(f"{path} has a damaged safetensors header: {problem}") from problem
+    for tensor in tensors:
+        itemsize = DTYPES[tensor.dtype].itemsize if tensor.dtype in DTYPES else None
+        expected = None if itemsize is None else int(np.prod(tensor.shape, dtype=np.int64)) * itemsize
+        if not 8 + length <= tensor.start <= tensor.stop <= size:
+            raise ChipError(f"{path} is truncated: {tensor.name} ends beyond the end of the file")
+        if expected is not None and expected != tensor.stop - tensor.start:
+            raise ChipError(f"{path}: the bytes of {tensor.name} do not fit its shape")
+    return tensors
+

@@ -1,0 +1,143 @@
+"""Loading: a model with its processor, from local files only, with nothing silently initialised or downloaded."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from chip.errors import ChipError
+from chip.models.checkpoint import Checkpoint
+from chip.models.families import Family, find_family
+from chip.models.prompts import Prompts
+from chip.models.sites import Site, find_sites
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be measured: weights in evaluation mode on `device`, its prompts, its family and its sites."""
+
+    model: PreTrainedModel
+    prompts: Prompts
+    family: Family
+    sites: tuple[Site, ...]
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast(torch.dtype, self.model.dtype)
+
+
+def resolve_model(name: str | Path) -> Path:
+    """The directory of a model: a local one, or that of a hub id which is already in the local cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(str(name), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as problem:
+        raise ChipError(f"{name} is neither a directory nor a model in the local cache; nothing is downloaded") from problem
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the accelerator where there is one, the CPU otherwise."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as problem:
+        raise ChipError(f"--device {name!r} is no device that torch knows") from problem
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ChipError(f"--device {name}: torch sees no CUDA device here")
+    return device
+
+
+def choose_dtype(name: str, checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """`auto` is float32 on a CPU, where it is fast and exact, and the checkpoint's own dtype on an accelerator."""
+    if name != "auto":
+        if name not in DTYPES:
+            raise ChipError(f"--dtype {name!r} is none of auto, {', '.join(DTYPES)}")
+        return DTYPES[name]
+    if device.type == "cpu":
+        return torch.float32
+    stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
+    return torch.bfloat16 if "BF16" in stored else torch.float16 if "F16" in stored else torch.float32
+
+
+def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load a checkpoint for measuring.
+
+    Raises ChipError where transformers does not know the model, where weights are missing or left over, or where
+    the processor cannot be loaded (some need torchvision; the message says so).
+    """
+    directory = checkpoint.directory
+    target = choose_device(device)
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
+        model, report = auto.from_pretrained(
+            directory,
+            config=config,
+            dtype=choose_dtype(dtype, checkpoint, target),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, KeyError, RuntimeError) as problem:
+        raise ChipError(f"transformers cannot load {directory}: {_first_line(problem)}") from problem
+    for kind in ("missing_keys", "mismatched_keys"):
+        if report[kind]:
+            raise ChipError(f"{directory} does not fit its config: {kind.replace('_', ' ')} {sorted(report[kind])[0]}")
+    model = cast(PreTrainedModel, model).to(target).eval()
+    family = find_family(config.model_type, [name for name, _ in model.named_modules()])
+    prompts = Prompts(_load_processor(directory, _sees(config)), getattr(config, "image_token_id", None))
+    return LoadedModel(model, prompts, family, find_sites(model, family), target)
+
+
+def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tuple[Site, ...]]:
+    """The module tree without weights (on the meta device), its family and its sites."""
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = (AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM).from_config(config)
+    except (ValueError, OSError, KeyError) as problem:
+        raise ChipError(f"transformers does not know {checkpoint.directory}: {_first_line(problem)}") from problem
+    family = find_family(config.model_type, [name for name, _ in model.named_modules()])
+    return model, family, find_sites(model, family)
+
+
+def _sees(config: Any) -> bool:
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def _load_processor(directory: Path, sees: bool) -> Any:
+    auto = AutoProcessor if sees else AutoTokenizer
+    try:
+        processor = auto.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except ImportError as problem:
+        needs = re.search(r"torchvision", str(problem), re.IGNORECASE)
+        hint = "it needs torchvision, which is not installed" if needs else _first_line(problem)
+        raise ChipError(f"the processor of {directory} cannot be loaded: {hint}") from problem
+    except (ValueError, OSError, KeyError, TypeError) as problem:
+        raise ChipError(f"{directory} holds no processor that can be loaded: {_first_line(problem)}") from problem
+    if sees and not hasattr(processor, "image_processor"):
+        raise ChipError(f"{directory} holds a tokenizer but no image processor (processor_config.json is missing)")
+    return processor
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

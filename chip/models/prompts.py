@@ -1,0 +1,194 @@
+"""Prompts: records as token ids and pixels, made by the model's own processor and chat template.
+
+*Answer tokens* are those after the template's generation prompt, end-of-turn included; *answer positions* are the
+positions whose outputs predict them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from chip.errors import ChipError
+from chip.hierarchy import Record
+
+_CACHE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One record as model inputs.
+
+    `sequence` holds what has one entry a token ((S,) each, `input_ids` among them); `pixels` what the processor made
+    of the images, to be concatenated along axis 0 in a batch; `answer_start` is the index of the first answer token;
+    `image_lengths` the number of image tokens of each image.
+    """
+
+    sequence: dict[str, Tensor]
+    pixels: dict[str, Tensor]
+    answer_start: int
+    image_lengths: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.sequence["input_ids"].shape[0])
+
+    @property
+    def answer_ids(self) -> Tensor:
+        return self.sequence["input_ids"][self.answer_start :]
+
+    def prompt_only(self) -> "Encoded":
+        """The same without its answer, for generation."""
+        return replace(self, sequence={key: value[: self.answer_start] for key, value in self.sequence.items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded model inputs with masks over their positions, (B, S) each: image tokens, text tokens, answer positions."""
+
+    inputs: dict[str, Tensor]
+    image: Tensor
+    text: Tensor
+    answer: Tensor
+
+
+class Prompts:
+    """Encodes records with a processor (images and text) or a plain tokenizer (text only)."""
+
+    def __init__(self, processor: Any, image_token_id: int | None) -> None:
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.sees = hasattr(processor, "image_processor")
+        self.image_token_id = image_token_id if self.sees else None
+        self._cache: dict[tuple[Record, tuple[Path, ...]], Encoded] = {}
+        self._cached_bytes = 0
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def padding(self) -> int:
+        """The id that fills up shorter rows; masked everywhere, so that any id will do where the model names none."""
+        named = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((number for number in named if number is not None), 0)
+
+    def encode(self, record: Record, images: tuple[Path, ...] | None = None) -> Encoded:
+        """A record as token ids and pixels; `images` shows it with other images than its own.
+
+        Raises ChipError, naming the record's line, where an image cannot be read or the answer has no tokens.
+        """
+        shown = record.images if images is None else images
+        key = (record, shown)
+        if key not in self._cache:
+            encoded = self._encode(record, shown)
+            size = sum(tensor.nbytes for tensor in (*encoded.sequence.values(), *encoded.pixels.values()))
+            if self._cached_bytes + size > _CACHE_BYTES:
+                self._cache.clear()
+                self._cached_bytes = 0
+            self._cache[key] = encoded
+            self._cached_bytes += size
+        return self._cache[key]
+
+    def _encode(self, record: Record, images: tuple[Path, ...]) -> Encoded:
+        if images and not self.sees:
+            raise ChipError(f"record on line {record.line} shows an image, but this model takes text only")
+        prompt, full, special = self._texts(record, len(images))
+        plain = self._tokenize(full, special)
+        start = _common_prefix(self._tokenize(prompt, special), plain) if prompt else min(1, len(plain) - 1)
+        answer = plain[start:]
+        if not answer or not self.tokenizer.decode(answer, skip_special_tokens=True).strip():
+            raise ChipError(f"record on line {record.line}: its answer comes to no tokens in this model's vocabulary")
+        if self.image_token_id is not None and self.image_token_id in answer:
+            raise ChipError(f"record on line {record.line}: its answer holds the model's image placeholder")
+        if not images:
+            return Encoded({"input_ids": torch.tensor(plain)}, {}, start)
+        made = self.processor(
+            text=[full],
+            images=[open_image(path, record.line) for path in images],
+            return_tensors="pt",
+            add_special_tokens=special,
+        )
+        return self._with_images(dict(made), len(answer), len(images))
+
+    def _with_images(self, made: dict[str, Tensor], answer_length: int, images: int) -> Encoded:
+        ids = made["input_ids"]
+        # What has one entry a token has the shape of the token ids; everything else belongs to the images.
+        sequence = {key: value[0] for key, value in made.items() if value.shape == ids.shape and key != "attention_mask"}
+        pixels = {key: value for key, value in made.items() if value.shape != ids.shape}
+        sizes = pixels["image_grid_thw"].prod(-1) if "image_grid_thw" in pixels else torch.ones(images, dtype=torch.int64)
+        lengths = sizes * int((ids == self.image_token_id).sum()) // sizes.sum()
+        return Encoded(sequence, pixels, ids.shape[1] - answer_length, tuple(lengths.tolist()))
+
+    def _texts(self, record: Record, images: int) -> tuple[str, str, bool]:
+        """Prompt, prompt with answer, and whether the tokenizer shall add its own special tokens."""
+        end = self.tokenizer.eos_token or ""
+        if record.text is not None:
+            return "", record.text + end, True
+        if not self.has_chat_template:
+            return f"{record.question}\n", f"{record.question}\n{record.answer}{end}", True
+        user: Any = record.question
+        answer: Any = record.answer
+        if self.sees:
+            user = [{"type": "image"}] * images + [{"type": "text", "text": record.question}]
+            answer = [{"type": "text", "text": record.answer}]
+        turns = [{"role": "user", "content": user}]
+        prompt = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        turns = [*turns, {"role": "assistant", "content": answer}]
+        full = self.processor.apply_chat_template(turns, tokenize=False)
+        begins = self.tokenizer.bos_token
+        return prompt, full, not (begins and full.startswith(begins))
+
+    def _tokenize(self, text: str, special: bool) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def collate(self, encoded: Sequence[Encoded], device: torch.device, *, left: bool = False) -> Batch:
+        """One padded batch: on the right for measuring, so that padding stays behind a causal model's back;
+        on the left for generation."""
+        width = max(len(one) for one in encoded)
+        fill = {"input_ids": self.padding}
+        inputs = {
+            key: torch.stack([_pad(one.sequence[key], width, fill.get(key, 0), left) for one in encoded])
+            for key in encoded[0].sequence
+        }
+        real = torch.stack([_pad(torch.ones(len(one), dtype=torch.bool), width, 0, left) for one in encoded])
+        inputs["attention_mask"] = real.long()
+        for key in {key for one in encoded for key in one.pixels}:
+            inputs[key] = torch.cat([one.pixels[key] for one in encoded if key in one.pixels])
+        image = real & (inputs["input_ids"] == (-1 if self.image_token_id is None else self.image_token_id))
+        answer = torch.zeros_like(real)
+        for row, one in enumerate(encoded):
+            offset = width - len(one) if left else 0
+            answer[row, offset + one.answer_start - 1 : offset + len(one) - 1] = True
+        return Batch(
+            {key: value.to(device) for key, value in inputs.items()},
+            image.to(device),
+            (real & ~image).to(device),
+            answer.to(device),
+        )
+
+
+def open_image(path: Path, line: int) -> Image.Image:
+    """An image as RGB; one that is missing, damaged, absurdly large or no image at all is an error, never a blank."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as problem:
+        raise ChipError(f"record on line {line}: {path} cannot be read as an image ({problem})") from problem
+
+
+def _common_prefix(first: list[int], second: list[int]) -> int:
+    length = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
+def _pad(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
+    missing = width - values.shape[0]
+    return torch.nn.functional.pad(values, (missing, 0) if left else (0, missing), value=fill)

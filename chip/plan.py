@@ -1,0 +1,99 @@
+"""The plan of an edit: what it will touch, before it touches it, and what its user should think about first."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from chip.hierarchy import Hierarchy, Record, Split, is_under
+from chip.records.digests import image_digest
+
+_LINES_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `chip edit` prints first. `records` counts by group; `notices` say what was decided for the user;
+    `warnings` say what may make forgetting incomplete."""
+
+    model: Path
+    family: str
+    device: str
+    dtype: str
+    data: Path
+    targets: tuple[str, ...]
+    records: Mapping[str, int]
+    method: str
+    settings: Mapping[str, Any]
+    sites: tuple[str, ...]
+    parameters: int
+    out: Path | None
+    statistics: str
+    receipt: Path | None
+    left_behind: tuple[str, ...]
+    notices: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def overlap_warnings(hierarchy: Hierarchy, split: Split) -> list[str]:
+    """What of the target also stands in retained records: its names, its answers, its images.
+
+    Retained records are named by line; what they say is never repeated.
+    """
+    target = [hierarchy.records[i] for i in split.target]
+    retained = [hierarchy.records[i] for i in split.retain]
+    warnings = []
+    names = _own_names(hierarchy, split)
+    if lines := _lines_with(names, retained):
+        warnings.append(f"names of the target also stand in retained records ({lines}); those are kept as they are")
+    answers = {record.answer for record in target if record.answer}
+    shared = {_folded(record.answer) for record in retained if record.answer}
+    common = [answer for answer in answers if _folded(answer) in shared]
+    if common:
+        lines = _named_lines([r.line for r in retained if _folded(r.answer) in set(map(_folded, common))])
+        warnings.append(
+            f"{len(common)} of the target's {len(answers)} answers are also answers of retained records ({lines}); "
+            "the edited model may still give them"
+        )
+    shown = {image_digest(path) for record in retained for path in record.images}
+    own = {image_digest(path) for record in target for path in record.images}
+    if own & shown:
+        lines = _named_lines([r.line for r in retained if {image_digest(p) for p in r.images} & own])
+        warnings.append(f"{len(own & shown)} of the target's {len(own)} images are also shown by retained records ({lines})")
+    return warnings
+
+
+def _own_names(hierarchy: Hierarchy, split: Split) -> set[str]:
+    """Names of nodes at or below the targets that no retained node bears."""
+    depth = min(len(node) for node in split.targets)
+    inside = {
+        name
+        for node in hierarchy.nodes
+        if any(is_under(node, target) for target in split.targets)
+        for name in node[depth - 1 :]
+    }
+    outside = {name for i in split.retain for name in hierarchy.paths[i]}
+    return inside - outside
+
+
+def _lines_with(names: set[str], records: Sequence[Record]) -> str:
+    if not names:
+        return ""
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(names)), re.IGNORECASE)
+    found = [r.line for r in records if pattern.search(f"{r.question}\n{r.answer}\n{r.text or ''}")]
+    return _named_lines(found) if found else ""
+
+
+def _named_lines(lines: Sequence[int]) -> str:
+    shown = ", ".join(map(str, lines[:_LINES_NAMED]))
+    more = f" and {len(lines) - _LINES_NAMED} more" if len(lines) > _LINES_NAMED else ""
+    return f"line{'s' if len(lines) > 1 else ''} {shown}{more}"
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,0 +1,137 @@
+"""The records format: one JSON object a line, checked line by line before any model is touched.
+
+`records.jsonl` holds the records, `dataset.json` the names of the levels; docs/formats.md describes both.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chip.errors import ChipError
+from chip.hierarchy import Hierarchy, NodePath, Record
+
+DEFAULT_LEVELS = ("institution", "patient", "study", "section")
+
+
+def read_records(directory: str | Path) -> Hierarchy:
+    """Read and validate a data directory.
+
+    Raises ChipError, naming file and line, for anything malformed: a line that is no JSON object, an empty or
+    non-text name, a path deeper than the levels, a missing question or answer, an image that is not there or that
+    lies outside the directory. Images are opened when they are encoded, not here.
+    """
+    directory = Path(directory)
+    source = directory / "records.jsonl"
+    if not source.is_file():
+        raise ChipError(f"{directory} holds no records.jsonl; give the data directory with --data")
+    levels = _read_levels(directory / "dataset.json")
+    records = []
+    with source.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                records.append(_parse(line, _At(source, number), directory.resolve(), levels))
+    if not records:
+        raise ChipError(f"{source} holds no records")
+    return Hierarchy(levels, records)
+
+
+def write_records(directory: str | Path, levels: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
+    """Write `records.jsonl` and `dataset.json`; the images that the records name are the caller's to write."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "dataset.json").write_text(json.dumps({"levels": list(levels)}, indent=2) + "\n", encoding="utf-8")
+    with (directory / "records.jsonl").open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+class _At:
+    """Where a record stands, for the errors that name it."""
+
+    def __init__(self, source: Path, line: int) -> None:
+        self.source, self.line = source, line
+
+    def error(self, problem: str) -> ChipError:
+        return ChipError(f"{self.source}, line {self.line}: {problem}")
+
+
+def _read_levels(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        return DEFAULT_LEVELS
+    try:
+        levels = json.loads(path.read_text(encoding="utf-8"))["levels"]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ChipError(f'{path} is not of the form {{"levels": [...]}}: {problem}') from problem
+    if not isinstance(levels, list) or not levels or not all(isinstance(level, str) and level for level in levels):
+        raise ChipError(f"{path}: levels must be a list of names, from the root down")
+    return tuple(levels)
+
+
+def _parse(line: bytes, at: _At, directory: Path, levels: tuple[str, ...]) -> Record:
+    try:
+        value = json.loads(line)
+    except ValueError as problem:
+        raise at.error(f"not a JSON object ({problem})") from problem
+    if not isinstance(value, dict):
+        raise at.error("not a JSON object")
+    document = value.get("text")
+    if document is not None:
+        if not isinstance(document, str) or not document.strip():
+            raise at.error('"text" must be text that is not empty')
+        if "answer" in value:
+            raise at.error('has both "text" and "answer"; a record is either a document or a question with its answer')
+    return Record(
+        path=_path(value.get("path"), at, levels),
+        question="" if document is not None else _text(value, "question", at),
+        answer="" if document is not None else _text(value, "answer", at),
+        images=_images(value, at, directory),
+        paraphrases=_paraphrases(value.get("paraphrases"), at),
+        text=document,
+        line=at.line,
+    )
+
+
+def _path(value: object, at: _At, levels: tuple[str, ...]) -> NodePath:
+    if not isinstance(value, list) or not value:
+        raise at.error('"path" must be a list of names from the root down, at least one')
+    if not all(isinstance(name, str) and name.strip() for name in value):
+        raise at.error('every name in "path" must be text that is not empty')
+    if any(not name.isprintable() for name in value):
+        raise at.error('a name in "path" holds control characters')
+    if len(value) > len(levels):
+        raise at.error(f"the path has {len(value)} names, but there are only {len(levels)} levels ({', '.join(levels)})")
+    return tuple(value)
+
+
+def _text(value: Mapping[str, object], key: str, at: _At) -> str:
+    text = value.get(key)
+    if not isinstance(text, str) or not text.strip():
+        raise at.error(f'"{key}" must be text that is not empty')
+    return text
+
+
+def _paraphrases(value: object, at: _At) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(phrase, str) and phrase.strip() for phrase in value):
+        raise at.error('"paraphrases" must be a list of questions')
+    return tuple(value)
+
+
+def _images(value: Mapping[str, object], at: _At, directory: Path) -> tuple[Path, ...]:
+    single, several = value.get("image"), value.get("images")
+    if single is not None and several is not None:
+        raise at.error('has both "image" and "images"; keep one of them')
+    names = several if several is not None else [] if single is None else [single]
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise at.error("an image must be the name of a file inside the data directory")
+    return tuple(_image(name, at, directory) for name in names)
+
+
+def _image(name: str, at: _At, directory: Path) -> Path:
+    path = (directory / name).resolve()
+    if not path.is_relative_to(directory):
+        raise at.error(f"the image {name!r} lies outside the data directory")
+    if not path.is_file():
+        raise at.error(f"the image {name!r} is not there")
+    return path

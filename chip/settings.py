@@ -1,0 +1,84 @@
+"""What a user may set about an edit, with its defaults and limits in one place. Imports no torch."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from chip.errors import ChipError
+
+METHODS = ("oblique", "chip")
+KEYS = ("answer", "image", "both")
+TOWARDS = ("mean", "unknown")
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """Settings of an edit; docs/mathematics.md defines each. None means the method's own default.
+
+    method: `oblique` or `chip`. layers: such as `22-27`; by default all for oblique, the last ⌈6L/28⌉ for chip.
+    top_k (percent of neurons), variance (share of energy kept), alpha (weight of image tokens): chip only.
+    keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K): oblique only.
+    seed draws the unknown images. batch_size changes speed and memory, never the result beyond rounding.
+    """
+
+    method: str = "oblique"
+    layers: str | None = None
+    top_k: float = 10.0
+    variance: float = 0.95
+    alpha: float = 0.3
+    keys: str = "answer"
+    toward: str = "mean"
+    strength: float | None = None
+    retain_budget: float | None = None
+    ridge: float = 0.01
+    sibling_weight: float = 1.0
+    unknown_images: int = 8
+    seed: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        _one_of("--method", self.method, METHODS)
+        _one_of("--keys", self.keys, KEYS)
+        _one_of("--toward", self.toward, TOWARDS)
+        _require(0 < self.top_k <= 100, "--top-k is a percentage of the neurons, above 0 and at most 100", self.top_k)
+        _require(0 < self.variance <= 1, "--variance is a share of the energy, above 0 and at most 1", self.variance)
+        _require(0 <= self.alpha <= 1, "--alpha is a weight from 0 to 1", self.alpha)
+        _require(0 <= self.ridge < math.inf, "--ridge must not be negative", self.ridge)
+        _require(0 <= self.sibling_weight < math.inf, "--sibling-weight must not be negative", self.sibling_weight)
+        _require(self.unknown_images >= 1, "--unknown-images must be at least 1", self.unknown_images)
+        _require(self.batch_size >= 1, "--batch-size must be at least 1", self.batch_size)
+        if self.strength is not None:
+            _require(0 < self.strength < math.inf, "--strength must be above 0", self.strength)
+        if self.retain_budget is not None:
+            _require(0 < self.retain_budget < math.inf, "--retain-budget must be above 0", self.retain_budget)
+            if self.strength is not None:
+                raise ChipError("--strength and --retain-budget exclude each other: a budget finds the strength itself")
+
+    @property
+    def fixed_strength(self) -> float | None:
+        """β, or None where a budget is to find it."""
+        return None if self.retain_budget is not None else 1.0 if self.strength is None else self.strength
+
+    def described(self) -> dict[str, Any]:
+        """The settings that bear on the method, for plans, receipts and edit files."""
+        oblique = {"keys", "toward", "strength", "retain_budget", "ridge", "sibling_weight", "unknown_images", "seed"}
+        others = {"top_k", "variance", "alpha"} if self.method == "oblique" else oblique
+        if self.toward != "unknown":
+            others = others | {"unknown_images", "seed"}
+        values = {key: value for key, value in asdict(self).items() if key not in others and key != "batch_size"}
+        if self.method == "oblique":
+            values["strength"] = self.fixed_strength
+        return {key: value for key, value in values.items() if value is not None}
+
+
+SETTING_NAMES = frozenset(field.name for field in fields(EditSettings))
+
+
+def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ChipError(f"{flag} {value!r} is none of {', '.join(choices)}")
+
+
+def _require(holds: bool, rule: str, value: float) -> None:
+    if not holds:
+        raise ChipError(f"{rule}; it is {value}")

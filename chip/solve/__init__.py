@@ -1,0 +1,1 @@
+"""Solving: from statistics to an edit, by orthogonal projection (CHIP) or by oblique projection."""

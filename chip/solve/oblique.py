@@ -1,0 +1,102 @@
+"""Oblique projection: the target's keys are sent to where an uninformed answer would send them.
+
+Closed form of  min over Δ of  tr(Δ A Δᵀ) + β · mean over t of ‖W x_t + Δ x_t − y_t‖²,  where A is the ridged second
+moment of the inputs that must keep their outputs. With G = X A⁻¹ Xᵀ + (T/β) I, R = Y − X Wᵀ and Z = A⁻¹ Xᵀ it is
+ΔW = (G⁻¹ R)ᵀ Zᵀ, of rank at most T (derivation in docs/mathematics.md). For Y = 0 and β → ∞ it is W (I − Π) with Π
+the A⁻¹-orthogonal projector onto the span of the keys: oblique in the plain metric, hence the name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chip.errors import ChipError
+
+_STRENGTHS = (1e-8, 1e12)
+"""Between these the largest strength within a budget is looked for, by bisection of its logarithm."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A change of one weight (D, d) as left (D, r) and right (r, d), or dense (right is None) where T ≥ min(D, d).
+
+    `distortion` is tr(Δ M Δᵀ) / tr(W M Wᵀ): the share of the kept outputs' energy that the change is predicted to
+    alter. `strength` is the β that was used.
+    """
+
+    left: Tensor
+    right: Tensor | None
+    distortion: float
+    strength: float
+
+    @property
+    def delta(self) -> Tensor:
+        return self.left if self.right is None else self.left @ self.right
+
+
+class Metric:
+    """A = M + λ · tr(M)/d · I, factorised once and used for every target of a site.
+
+    moment: (d, d), the retained second moment plus w times the comparison's. Raises ChipError where A is singular.
+    """
+
+    def __init__(self, moment: Tensor, ridge: float) -> None:
+        self.moment = moment
+        size = moment.shape[0]
+        ridged = moment + ridge * moment.trace() / size * torch.eye(size, dtype=moment.dtype, device=moment.device)
+        factor, failed = torch.linalg.cholesky_ex(ridged)
+        if failed:
+            raise ChipError("the retained inputs do not span this site, so the metric is singular; give a larger --ridge")
+        self._factor = factor
+
+    def solve(self, columns: Tensor) -> Tensor:
+        """A⁻¹ times columns (d, n)."""
+        return torch.cholesky_solve(columns, self._factor)
+
+    def energy(self, rows: Tensor) -> Tensor:
+        """tr(B M Bᵀ) for rows B (n, d)."""
+        return ((rows @ self.moment) * rows).sum()
+
+
+def solve_site(
+    weight: Tensor, keys: Tensor, aims: Tensor, metric: Metric, *, strength: float | None, budget: float | None
+) -> Solution:
+    """The change of `weight` (D, d) that sends the keys X (T, d) towards the aims Y (T, D); all in one dtype.
+
+    `strength` is β; where `budget` is given instead, the largest β whose distortion stays within it is used.
+    """
+    solved = metric.solve(keys.T)
+    gram = keys @ solved
+    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+    values = values.clamp(min=0)
+    residual = vectors.T @ (aims - keys @ weight.T)
+    basis = solved @ vectors
+    inner = (residual @ residual.T) * (basis.T @ metric.moment @ basis)
+    whole = metric.energy(weight)
+
+    def distortion(beta: float) -> float:
+        damped = 1 / (values + len(keys) / beta)
+        return float(damped @ inner @ damped / whole)
+
+    if budget is not None:
+        strength = _largest_within(distortion, budget)
+    if strength is None:
+        raise ChipError("give a strength or a budget on the retained outputs")
+    left = residual.T / (values + len(keys) / strength)
+    right = basis.T
+    found = distortion(strength)
+    if len(keys) >= min(weight.shape):
+        return Solution(left @ right, None, found, strength)
+    return Solution(left, right, found, strength)
+
+
+def _largest_within(distortion: Callable[[float], float], budget: float) -> float:
+    low, high = _STRENGTHS
+    if distortion(high) <= budget:
+        return high
+    for _ in range(80):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if distortion(middle) <= budget else (low, middle)
+    return low

@@ -1,0 +1,126 @@
+"""What a solver is given, what it asks to be collected, and what it yields."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from chip.collect import Statistics, Wanted
+from chip.edit import Change, Edit
+from chip.errors import ChipError
+from chip.hierarchy import Hierarchy, Record, Split
+from chip.models.loading import LoadedModel
+from chip.models.sites import Site, StoredSite, choose_layers, layer_count
+from chip.progress import Track, silent
+from chip.settings import EditSettings
+
+_CHIP_LAYERS_OF_28 = 6
+"""The paper edits layers 22–27 of 28; other models their last ⌈6 L / 28⌉ of L."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One request: a model, its records divided, the statistics of all of them, and how to edit."""
+
+    loaded: LoadedModel
+    stored: Mapping[str, StoredSite]
+    hierarchy: Hierarchy
+    split: Split
+    statistics: Statistics
+    settings: EditSettings
+    track: Track = silent
+
+    def records(self, positions: Sequence[int]) -> list[Record]:
+        return [self.hierarchy.records[i] for i in positions]
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """What became of one site: the rank of its change, the change relative to the weight, and for the oblique
+    projection the predicted distortion of what is kept and the strength used. Rank 0: left alone, for `reason`."""
+
+    site: str
+    rank: int
+    relative_change: float
+    distortion: float | None = None
+    strength: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """An edit with a report on each site that was looked at."""
+
+    edit: Edit
+    sites: tuple[SiteReport, ...]
+
+
+def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, ...]:
+    """The sites that a method edits, in forward order.
+
+    CHIP: the MLP linears of its layers, and the projector. Oblique: with answer keys the `down_proj` of its layers,
+    with image keys the projector's last linear.
+    """
+    layers = choose_layers(sites, settings.layers)
+    projector = [site for site in sites if site.role == "projector"]
+    if settings.method == "chip":
+        if settings.layers is None:
+            layers = layers[-math.ceil(_CHIP_LAYERS_OF_28 * layer_count(sites) / 28) :]
+        return (*projector, *(site for site in sites if site.layer in layers))
+    if settings.keys != "answer" and not projector:
+        raise ChipError(f"--keys {settings.keys}: this model has no vision-language projector; use --keys answer")
+    image = projector[-1:] if settings.keys != "answer" else []
+    answer = [s for s in sites if s.layer in layers and s.linear == "down_proj"] if settings.keys != "image" else []
+    return (*image, *answer)
+
+
+def wanted(sites: Sequence[Site], settings: EditSettings) -> Wanted:
+    """What has to be collected over all records before a request can be solved."""
+    names = tuple(site.name for site in chosen_sites(sites, settings))
+    if settings.method == "chip":
+        return Wanted(pooled=names)
+    projector = {site.name for site in sites if site.role == "projector"}
+    return Wanted(
+        answer=tuple(name for name in names if name not in projector),
+        image=tuple(name for name in names if name in projector),
+    )
+
+
+def change(tensor: str, left: Tensor, right: Tensor | None, rows: Tensor | None = None) -> Change:
+    """A change as the edit keeps it: float32 factors, away from any device."""
+
+    def array(value: Tensor, dtype: torch.dtype = torch.float32):  # type: ignore[no-untyped-def]
+        return value.to("cpu", dtype).numpy()
+
+    return Change(
+        tensor,
+        array(left),
+        None if right is None else array(right),
+        None if rows is None else array(rows, torch.int64),
+    )
+
+
+def as_edit(problem: Problem, changes: Sequence[Change], reports: Sequence[SiteReport]) -> Solved:
+    """The solver's yield. Raises ChipError where no site has anything to remove."""
+    if not changes:
+        raise ChipError("no site has anything to remove: at every one the target differs in nothing from what is retained")
+    tensors = {s.name: s for one in problem.stored.values() for s in (one.weight, one.bias) if s is not None}
+    base = {one.tensor: hashlib.sha256(tensors[one.tensor].read().tobytes()).hexdigest() for one in changes}
+    settings = problem.settings
+    return Solved(Edit(settings.method, settings.described(), tuple(changes), base), tuple(reports))
+
+
+@contextmanager
+def restored(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
+    """Put the sites' weights back on the way out, whatever was tried on them within."""
+    kept = {site: site.module(model).weight.detach().clone() for site in sites}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for site, weight in kept.items():
+                site.module(model).weight.copy_(weight)

@@ -1,0 +1,210 @@
+"""The two training-free methods as solvers: from a problem to an edit with a report on each site."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chip.collect import Moments, Wanted, answer_inputs, answer_outputs, collect, image_inputs
+from chip.collect.statistics import accumulator_dtype
+from chip.errors import ChipError
+from chip.hierarchy import Record, is_under
+from chip.models.sites import Site
+from chip.records.digests import image_digest
+from chip.solve import oblique, orthogonal
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored
+
+
+def solve(problem: Problem) -> Solved:
+    """Solve a request by the method that its settings name. The model's weights are as before when it returns."""
+    return _SOLVERS[problem.settings.method](problem)
+
+
+def solve_orthogonal(problem: Problem) -> Solved:
+    """CHIP: project the target's directions off the outputs of every chosen site, weights and biases."""
+    changes, reports = [], []
+    for site in chosen_sites(problem.loaded.sites, problem.settings):
+        settings, statistics = problem.settings, problem.statistics
+        found = orthogonal.solve_site(
+            statistics.pooled[site.name], statistics.nodes, problem.split.targets, settings.top_k, settings.variance
+        )
+        if found is None:
+            reports.append(SiteReport(site.name, 0, 0.0, reason="the target differs in nothing here"))
+            continue
+        module, stored = site.module(problem.loaded.model), problem.stored[site.name]
+        weight = module.weight.detach().cpu()
+        left, right = found.factors(weight)
+        changes.append(change(stored.weight.name, left, right, found.neurons))
+        if stored.bias is not None and module.bias is not None:
+            bias = found.factors(module.bias.detach().cpu()[:, None])
+            changes.append(change(stored.bias.name, *bias, found.neurons))
+        relative = float((left @ right).norm() / weight.double().norm())
+        reports.append(SiteReport(site.name, len(found.basis), relative))
+    return as_edit(problem, changes, reports)
+
+
+def solve_oblique(problem: Problem) -> Solved:
+    """Oblique projection: image keys at the projector first where asked for, then answer keys, layer by layer.
+
+    Moments and aims are those of the unedited model; after each site only the target's own records run again.
+    """
+    sites = chosen_sites(problem.loaded.sites, problem.settings)
+    image_sites = [site for site in sites if site.role == "projector"]
+    answer_sites = [site for site in sites if site.role == "language"]
+    kept = _answer_moments(problem, answer_sites) if answer_sites else {}
+    aims = _unknown_outputs(problem, answer_sites) if answer_sites and problem.settings.toward == "unknown" else {}
+    changes, reports = [], []
+    with restored(problem.loaded.model, sites):
+        for site in image_sites:
+            solution = _solve_images(problem, site)
+            if solution is None:
+                if problem.settings.keys == "image":
+                    raise ChipError("the target owns no image: retained records show all of its images; use --keys answer")
+                reports.append(SiteReport(site.name, 0, 0.0, reason="the target owns no image"))
+            else:
+                _apply(problem, site, solution, changes, reports)
+        encoded = [problem.loaded.prompts.encode(record) for record in problem.records(problem.split.target)]
+        for site in problem.track(answer_sites, "solving site by site"):
+            keys = answer_inputs(problem.loaded, encoded, [site], problem.settings.batch_size)[site.name]
+            weight = site.module(problem.loaded.model).weight.detach().to(keys.dtype)
+            retain, comparison = kept[site.name]
+            toward_mean = (weight @ retain.mean.to(weight)).expand(len(keys), -1)
+            unknown, shown = aims.get(site.name, (toward_mean, torch.zeros(len(keys), 1, dtype=torch.bool)))
+            aim = torch.where(shown.to(unknown.device), unknown, toward_mean)
+            moment = _weighted(retain, comparison, problem.settings.sibling_weight)
+            _apply(problem, site, _solve_site(problem, weight, keys, aim, moment), changes, reports)
+    return as_edit(problem, changes, reports)
+
+
+_SOLVERS: Mapping[str, Callable[[Problem], Solved]] = {"chip": solve_orthogonal, "oblique": solve_oblique}
+
+
+def _apply(
+    problem: Problem, site: Site, solution: oblique.Solution, changes: list[Any], reports: list[SiteReport]
+) -> None:
+    """Write a solution into the live model, so that the sites after it see it, and note it down."""
+    weight = site.module(problem.loaded.model).weight
+    before = weight.detach().to(solution.left.dtype)
+    with torch.no_grad():
+        weight.copy_(before + solution.delta)
+    relative = float(solution.delta.norm() / before.norm())
+    rank = min(solution.left.shape) if solution.right is None else solution.left.shape[1]
+    changes.append(change(problem.stored[site.name].weight.name, solution.left, solution.right))
+    reports.append(SiteReport(site.name, rank, relative, solution.distortion, solution.strength))
+
+
+def _solve_site(problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, moment: Tensor) -> oblique.Solution:
+    settings = problem.settings
+    metric = oblique.Metric(moment.to(weight), settings.ridge)
+    return oblique.solve_site(
+        weight, keys, aims, metric, strength=settings.fixed_strength, budget=settings.retain_budget
+    )
+
+
+def _weighted(retain: Moments, comparison: Moments, sibling_weight: float) -> Tensor:
+    return retain.second_moment + sibling_weight * comparison.second_moment
+
+
+def _answer_moments(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[Moments, Moments]]:
+    """Retain and comparison moments by site name: total less target, and a pass over the comparison records."""
+    names, settings = tuple(site.name for site in sites), problem.settings
+
+    def moments(positions: Sequence[int], doing: str) -> dict[str, Moments]:
+        records = problem.records(positions)
+        wanted = Wanted(answer=names)
+        return collect(
+            problem.loaded, records, wanted, batch_size=settings.batch_size, track=problem.track, doing=doing
+        ).answer
+
+    target = moments(problem.split.target, "running the target's records")
+    retain = {name: problem.statistics.answer[name] - target[name] for name in names}
+    if problem.split.comparison == problem.split.retain:
+        return {name: (retain[name], retain[name]) for name in names}
+    comparison = moments(problem.split.comparison, "running the comparison records")
+    return {name: (retain[name], comparison[name]) for name in names}
+
+
+def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the sites put out for the target's questions and answers beside other, retained images.
+
+    By site name: the outputs less bias (T, D), averaged over the images position by position, and a mask (T, 1) of the
+    tokens whose record shows an image at all. Images are drawn by seed from the comparison records, and from the
+    other retained ones where those are too few.
+    """
+    near = _distinct_images(problem.records(problem.split.comparison))
+    far = [image for image in _distinct_images(problem.records(problem.split.retain)) if image not in near]
+    prompts, count = problem.loaded.prompts, problem.settings.unknown_images
+    draw = random.Random(problem.settings.seed)
+    shown, rows = [], {site.name: [] for site in sites}
+    for record in problem.track(problem.records(problem.split.target), "showing other images"):
+        own = {image_digest(path) for path in record.images}
+        candidates = [[i for i in pool if image_digest(i) not in own] for pool in (near, far)]
+        order = [image for pool in candidates for image in draw.sample(pool, len(pool))][: count * len(record.images)]
+        groups = [order[i : i + len(record.images)] for i in range(0, len(order), max(len(record.images), 1))]
+        variants = [prompts.encode(record, tuple(g)) for g in groups if len(g) == len(record.images)]
+        shown.append((bool(variants), len(prompts.encode(record).answer_ids)))
+        found = answer_outputs(
+            problem.loaded, variants or [prompts.encode(record)], sites, problem.settings.batch_size
+        )
+        for name, output in found.items():
+            rows[name].append(output.view(len(variants) or 1, -1, output.shape[-1]).mean(0))
+    mask = torch.cat([torch.full((length, 1), seen) for seen, length in shown])
+    biases = {site.name: site.module(problem.loaded.model).bias for site in sites}
+    return {
+        name: (torch.cat(outputs) - (0 if biases[name] is None else biases[name].detach()), mask)
+        for name, outputs in rows.items()
+    }
+
+
+def _distinct_images(records: Sequence[Record]) -> list[Any]:
+    return list({image_digest(path): path for record in records for path in record.images}.values())
+
+
+def _solve_images(problem: Problem, site: Site) -> oblique.Solution | None:
+    """Image keys: the target's images are sent to the mean of the comparison's, token by token where counts agree."""
+    owned = owned_images(problem)
+    if not owned:
+        return None
+    size = problem.settings.batch_size
+    keys_by_image = {
+        digest: rows
+        for digest, rows in image_inputs(problem.loaded, problem.records(problem.split.target), site, size).items()
+        if digest in owned
+    }
+    others = image_inputs(problem.loaded, problem.records(problem.split.comparison), site, size)
+    others = {digest: rows for digest, rows in others.items() if digest not in owned}
+    if not others:
+        raise ChipError("the records that the target is compared with show no image; use --keys answer")
+    retain = problem.statistics.image[site.name] - _moments(keys_by_image.values())
+    keys = torch.cat(list(keys_by_image.values()))
+    weight = site.module(problem.loaded.model).weight.detach().to(keys)
+    aims = torch.cat([_mean_image(others.values(), len(rows)) for rows in keys_by_image.values()]) @ weight.T
+    moment = _weighted(retain, _moments(others.values()), problem.settings.sibling_weight)
+    return _solve_site(problem, weight, keys, aims, moment)
+
+
+def owned_images(problem: Problem) -> set[str]:
+    """Digests of the images that are the target's: no retained record at its depth or below shows them."""
+    records, owned = problem.hierarchy.records, set()
+    for target in problem.split.targets:
+        inside = [records[i] for i in problem.split.target if is_under(records[i].path, target)]
+        outside = [records[i] for i in problem.split.retain if len(records[i].path) >= len(target)]
+        kept = {image_digest(path) for record in outside for path in record.images}
+        owned |= {image_digest(path) for record in inside for path in record.images} - kept
+    return owned
+
+
+def _moments(images: Any) -> Moments:
+    rows = torch.cat(list(images))
+    rows = rows.to(accumulator_dtype(rows.device))
+    return Moments(rows.T @ rows, rows.sum(0), len(rows))
+
+
+def _mean_image(images: Any, tokens: int) -> Tensor:
+    """The mean input (tokens, d) of images at the same token, or over all tokens where their counts differ."""
+    images = list(images)
+    if all(len(rows) == tokens for rows in images):
+        return torch.stack(images).mean(0)
+    return torch.cat(images).mean(0).expand(tokens, -1)

@@ -1,0 +1,313 @@
+"""The use cases that the Python interface and the command line share: edit, collect, audit, inspect.
+
+An edit is prepared first (everything is read and checked, nothing is written), shown as a plan, and then carried out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from chip.collect import Statistics, Wanted, collect
+from chip.collect.file import Provenance, load_statistics, save_statistics
+from chip.edit import StagedCheckpoint, refuse_existing, save_edit
+from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
+from chip.edit.writer import files_left_behind
+from chip.errors import ChipError
+from chip.hierarchy import Hierarchy, Split
+from chip.measure import Group, Score, audit_groups, measure_answers, score
+from chip.models.checkpoint import Checkpoint
+from chip.models.loading import LoadedModel, load_model, resolve_model
+from chip.models.sites import StoredSite, stored_sites
+from chip.plan import Plan, overlap_warnings
+from chip.progress import Track, silent
+from chip.records import read_records
+from chip.settings import EditSettings
+from chip.solve.problem import Problem, SiteReport, Solved, chosen_sites, wanted
+from chip.solve.solvers import solve
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """Everything that `chip edit` was asked; docs/command-line.md describes each."""
+
+    model: str
+    data: Path
+    forget: tuple[str, ...]
+    settings: EditSettings = EditSettings()
+    out: Path | None = None
+    statistics: Path | None = None
+    receipt: Path | None = None
+    edit_out: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    verify: bool = True
+    verify_records: int = 200
+    dry_run: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group's score before and after, for the table that ends an edit or an audit."""
+
+    group: str
+    of: int
+    before: Score
+    after: Score
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What an edit came to: the report of each site, the table (empty without verification), and what was written."""
+
+    sites: tuple[SiteReport, ...]
+    rows: tuple[Row, ...]
+    out: Path | None
+    receipt: Path | None
+    edit: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain values."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class PreparedEdit:
+    """An edit that was checked and is ready to be carried out."""
+
+    request: EditRequest
+    checkpoint: Checkpoint
+    loaded: LoadedModel
+    stored: dict[str, StoredSite]
+    hierarchy: Hierarchy
+    split: Split
+    statistics: "StatisticsSource"
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class StatisticsSource:
+    """Statistics that were found and fit, or what is to be collected and where it is to be kept."""
+
+    path: Path
+    provenance: Provenance
+    wanted: Wanted
+    found: Statistics | None
+    notice: str = ""
+
+
+def prepare_edit(request: EditRequest) -> PreparedEdit:
+    """Read and check everything that an edit needs, and plan it. Writes nothing."""
+    directory = resolve_model(request.model)
+    out = request.out or default_output(request.model)
+    if not request.dry_run:
+        refuse_existing(out, directory, force=request.force)
+    hierarchy = read_records(request.data)
+    split = hierarchy.split([hierarchy.resolve(name) for name in request.forget])
+    checkpoint = Checkpoint(directory)
+    loaded = load_model(checkpoint, request.device, request.dtype)
+    sites = chosen_sites(loaded.sites, request.settings)
+    stored = stored_sites(loaded.model, checkpoint, sites)
+    source = find_statistics(
+        request.statistics or default_statistics(request.model, out),
+        Provenance.of(checkpoint.digest, str(loaded.dtype), checkpoint.prompts_digest, hierarchy),
+        wanted(loaded.sites, request.settings),
+        request.settings.alpha,
+        must_fit=request.statistics is not None and request.statistics.exists(),
+    )
+    plan = _plan(request, checkpoint, loaded, stored, hierarchy, split, source, out)
+    return PreparedEdit(request, checkpoint, loaded, stored, hierarchy, split, source, plan)
+
+
+def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
+    """Collect, solve, write, verify. On any failure nothing is left at the output."""
+    request, loaded = prepared.request, prepared.loaded
+    groups = audit_groups(prepared.hierarchy, prepared.split, limit=request.verify_records, seed=request.settings.seed)
+    verify = request.verify and not request.dry_run
+    before = _scores(loaded, groups, track, "asking the model before") if verify else []
+    statistics = _statistics(prepared, track)
+    solved = solve(
+        Problem(
+            loaded, prepared.stored, prepared.hierarchy, prepared.split, statistics, request.settings, track
+        )
+    )
+    if request.dry_run:
+        return EditResult(solved.sites, (), None, None, None)
+    out = prepared.plan.out
+    if out is None or prepared.plan.receipt is None:
+        raise ChipError("this edit was planned as a dry run; prepare it again to write it")
+    with StagedCheckpoint(prepared.checkpoint, solved.edit, out, force=request.force) as staged:
+        rows: tuple[Row, ...] = ()
+        edited = Checkpoint(staged.directory)
+        if verify:
+            after = _scores(load_model(edited, request.device, request.dtype), groups, track, "asking the model after")
+            rows = tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
+        receipt = _receipt(prepared, solved, rows, edited.digest)
+        staged.commit()
+    write_receipt(prepared.plan.receipt, receipt)
+    if request.edit_out is not None:
+        save_edit(solved.edit, request.edit_out)
+    return EditResult(solved.sites, rows, out, prepared.plan.receipt, request.edit_out)
+
+
+def collect_statistics(
+    model: str, data: Path, path: Path, settings: EditSettings, device: str, dtype: str, track: Track = silent
+) -> StatisticsSource:
+    """Collect what every method may want, for all layers, and keep it at `path`, so that later requests need not."""
+    checkpoint, hierarchy = Checkpoint(resolve_model(model)), read_records(data)
+    loaded = load_model(checkpoint, device, dtype)
+    sees = any(site.role == "projector" for site in loaded.sites)
+    everything = Wanted(
+        pooled=tuple(site.name for site in loaded.sites),
+        answer=tuple(site.name for site in loaded.sites if site.linear == "down_proj"),
+        image=tuple(site.name for site in loaded.sites if site.role == "projector")[-1:] if sees else (),
+    )
+    provenance = Provenance.of(checkpoint.digest, str(loaded.dtype), checkpoint.prompts_digest, hierarchy)
+    statistics = collect(
+        loaded, hierarchy.records, everything, alpha=settings.alpha, batch_size=settings.batch_size, track=track
+    )
+    save_statistics(statistics, provenance, path)
+    return StatisticsSource(path, provenance, everything, statistics)
+
+
+def audit(
+    base: str,
+    edited: str,
+    data: Path,
+    forget: Sequence[str],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    records: int = 200,
+    seed: int = 0,
+    track: Track = silent,
+) -> tuple[Row, ...]:
+    """Ask two checkpoints the same records, group by group."""
+    hierarchy = read_records(data)
+    split = hierarchy.split([hierarchy.resolve(name) for name in forget])
+    groups = audit_groups(hierarchy, split, limit=records, seed=seed)
+    before, after = (
+        _scores(load_model(Checkpoint(resolve_model(model)), device, dtype), groups, track, f"asking {model}")
+        for model in (base, edited)
+    )
+    return tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
+
+
+def default_output(model: str) -> Path:
+    """`model-forgotten` beside the model; for a hub id, in the working directory."""
+    path = Path(model)
+    return path.with_name(path.name + "-forgotten") if path.is_dir() else Path(path.name + "-forgotten")
+
+
+def default_statistics(model: str, out: Path) -> Path:
+    """Beside the output, named after the model, so that every later request on the model finds it."""
+    return out.parent / f"{Path(model).name}.statistics.safetensors"
+
+
+def find_statistics(
+    path: Path, provenance: Provenance, needed: Wanted, alpha: float, *, must_fit: bool
+) -> StatisticsSource:
+    """Statistics at `path` that fit the model and the data, or what is to be collected instead.
+
+    Raises ChipError where the user named a file (`must_fit`) that belongs to something else.
+    """
+    if not path.exists():
+        return StatisticsSource(path, provenance, needed, None)
+    try:
+        found, theirs = load_statistics(path)
+        difference = theirs.difference(provenance)
+    except ChipError as problem:
+        if must_fit:
+            raise
+        found, difference = None, str(problem)
+    if difference is not None or found is None:
+        if must_fit:
+            raise ChipError(f"the statistics at {path} do not fit: {difference}; run `chip collect` again")
+        return StatisticsSource(path, provenance, needed, None, f"statistics are collected afresh: {difference}")
+    if not needed <= found.wanted:
+        notice = f"statistics are collected again, with the sites that {path.name} lacks"
+        return StatisticsSource(path, provenance, found.wanted | needed, None, notice)
+    if needed.pooled and found.alpha != alpha:
+        notice = f"statistics are collected again: they hold alpha {found.alpha:g}, not {alpha:g}"
+        return StatisticsSource(path, provenance, found.wanted | needed, None, notice)
+    return StatisticsSource(path, provenance, needed, found)
+
+
+def _statistics(prepared: PreparedEdit, track: Track) -> Statistics:
+    source, settings = prepared.statistics, prepared.request.settings
+    if source.found is not None:
+        return source.found
+    statistics = collect(
+        prepared.loaded,
+        prepared.hierarchy.records,
+        source.wanted,
+        alpha=settings.alpha,
+        batch_size=settings.batch_size,
+        track=track,
+    )
+    if not prepared.request.dry_run:
+        save_statistics(statistics, source.provenance, source.path)
+    return statistics
+
+
+def _scores(loaded: LoadedModel, groups: Sequence[Group], track: Track, doing: str) -> list[Score]:
+    records = [record for group in groups for record in group.records]
+    answers = iter(measure_answers(loaded, records, track=track, doing=doing))
+    return [score([next(answers) for _ in group.records]) for group in groups]
+
+
+def _plan(
+    request: EditRequest,
+    checkpoint: Checkpoint,
+    loaded: LoadedModel,
+    stored: dict[str, StoredSite],
+    hierarchy: Hierarchy,
+    split: Split,
+    source: StatisticsSource,
+    out: Path,
+) -> Plan:
+    groups = {name: len(getattr(split, name)) for name in ("target", "siblings", "shared", "rest")}
+    notices = [source.notice] if source.notice else []
+    if not loaded.family.known:
+        notices.append(f"the family {loaded.family.name!r} is not in chip's table: its sites were found by name")
+    if not loaded.prompts.has_chat_template:
+        notices.append("the model has no chat template: records are shown as the question, a line break, the answer")
+    tensors = [tensor for site in stored.values() for tensor in (site.weight, site.bias) if tensor is not None]
+    if request.settings.method == "oblique":
+        tensors = [site.weight for site in stored.values()]
+    return Plan(
+        model=checkpoint.directory,
+        family=loaded.family.name,
+        device=str(loaded.device),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        data=request.data,
+        targets=tuple("/".join(node) for node in split.targets),
+        records=groups,
+        method=request.settings.method,
+        settings=request.settings.described(),
+        sites=tuple(stored),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors),
+        out=None if request.dry_run else out,
+        statistics=f"{source.path} ({'found' if source.found else 'not kept' if request.dry_run else 'to be collected'})",
+        receipt=None if request.dry_run else request.receipt or out.with_name(out.name + ".receipt.json"),
+        left_behind=tuple(files_left_behind(checkpoint.directory)),
+        notices=tuple(notices),
+        warnings=tuple(overlap_warnings(hierarchy, split)),
+    )
+
+
+def _receipt(prepared: PreparedEdit, solved: Solved, rows: Sequence[Row], digest: str) -> dict[str, Any]:
+    salt = read_salt()
+    return {
+        "method": solved.edit.method,
+        "settings": dict(solved.edit.settings),
+        "nodes": hashed_nodes(prepared.split.targets, salt),
+        "records": dict(prepared.plan.records),
+        "base_digest": prepared.checkpoint.digest,
+        "edited_digest": digest,
+        "tensors": dict(solved.edit.base),
+        "sites": [asdict(report) for report in solved.sites],
+        "verification": [asdict(row) for row in rows],
+    }

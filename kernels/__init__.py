@@ -1,0 +1,9 @@
+"""The ground floor: the few sums and projections that everything else is made of, as plain torch.
+
+Each function here is the specification of its kernel; a faster version must give what these give.
+"""
+
+from chip.kernels.sums import pooled_sums, second_moment
+from chip.kernels.subspace import batched_subspace
+
+__all__ = ["batched_subspace", "pooled_sums", "second_moment"]
