@@ -156,7 +156,9 @@ class Hierarchy:
             if not any(is_under(self.paths[i], node) for i in target):
                 raise ChipError(f"{'/'.join(node)} holds no record: there is nothing to forget")
         if len(target) == len(self.records):
-            raise ChipError("the target is every record: nothing would be retained, so there is nothing to compare with")
+            raise ChipError(
+                "the target is every record: nothing would be retained, so there is nothing to compare with"
+            )
         comparison = {i for found in comparison_sets(self.paths, targets) for i in found.comparison}
         return Split(targets, tuple(target), tuple(siblings), tuple(shared), tuple(rest), tuple(sorted(comparison)))
 

@@ -64,7 +64,9 @@ def overlap_warnings(hierarchy: Hierarchy, split: Split) -> list[str]:
     own = {image_digest(path) for record in target for path in record.images}
     if own & shown:
         lines = _named_lines([r.line for r in retained if {image_digest(p) for p in r.images} & own])
-        warnings.append(f"{len(own & shown)} of the target's {len(own)} images are also shown by retained records ({lines})")
+        warnings.append(
+            f"{len(own & shown)} of the target's {len(own)} images are also shown by retained records ({lines})"
+        )
     return warnings
 
 

@@ -5,7 +5,7 @@ An edit is prepared first (everything is read and checked, nothing is written), 
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class EditRequest:
     model: str
     data: Path
     forget: tuple[str, ...]
-    settings: EditSettings = EditSettings()
+    settings: EditSettings = field(default_factory=EditSettings)
     out: Path | None = None
     statistics: Path | None = None
     receipt: Path | None = None
@@ -129,9 +129,7 @@ def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
     before = _scores(loaded, groups, track, "asking the model before") if verify else []
     statistics = _statistics(prepared, track)
     solved = solve(
-        Problem(
-            loaded, prepared.stored, prepared.hierarchy, prepared.split, statistics, request.settings, track
-        )
+        Problem(loaded, prepared.stored, prepared.hierarchy, prepared.split, statistics, request.settings, track)
     )
     if request.dry_run:
         return EditResult(solved.sites, (), None, None, None)
@@ -145,10 +143,10 @@ def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
             after = _scores(load_model(edited, request.device, request.dtype), groups, track, "asking the model after")
             rows = tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
         receipt = _receipt(prepared, solved, rows, edited.digest)
+        if request.edit_out is not None:
+            save_edit(solved.edit, request.edit_out)
+        write_receipt(prepared.plan.receipt, receipt)
         staged.commit()
-    write_receipt(prepared.plan.receipt, receipt)
-    if request.edit_out is not None:
-        save_edit(solved.edit, request.edit_out)
     return EditResult(solved.sites, rows, out, prepared.plan.receipt, request.edit_out)
 
 
@@ -290,12 +288,18 @@ def _plan(
         sites=tuple(stored),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         out=None if request.dry_run else out,
-        statistics=f"{source.path} ({'found' if source.found else 'not kept' if request.dry_run else 'to be collected'})",
+        statistics=f"{source.path} ({_fate(request, source)})",
         receipt=None if request.dry_run else request.receipt or out.with_name(out.name + ".receipt.json"),
         left_behind=tuple(files_left_behind(checkpoint.directory)),
         notices=tuple(notices),
         warnings=tuple(overlap_warnings(hierarchy, split)),
     )
+
+
+def _fate(request: EditRequest, source: StatisticsSource) -> str:
+    if source.found is not None:
+        return "found"
+    return "collected, not kept" if request.dry_run else "to be collected"
 
 
 def _receipt(prepared: PreparedEdit, solved: Solved, rows: Sequence[Row], digest: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Each function here is the specification of its kernel; a faster version must give what these give.
 """
 
-from chip.kernels.sums import pooled_sums, second_moment
 from chip.kernels.subspace import batched_subspace
+from chip.kernels.sums import pooled_sums, second_moment
 
 __all__ = ["batched_subspace", "pooled_sums", "second_moment"]

@@ -1,6 +1,7 @@
 """Sums over tokens: pooled activations per node, and second moments of the tokens that a mask picks."""
 
 import torch
+from einops import einsum
 from torch import Tensor
 
 
@@ -26,7 +27,7 @@ def pooled_sums(
     images, texts = image.sum(1, keepdim=True), text.sum(1, keepdim=True)
     share = torch.where(texts == 0, 1.0, torch.where(images == 0, 0.0, alpha)).to(dtype)
     weights = share * image / images.clamp(min=1) + (1 - share) * text / texts.clamp(min=1)
-    pooled = torch.einsum("bs,bsd->bd", weights.to(dtype), activations.to(dtype))
+    pooled = einsum(weights.to(dtype), activations.to(dtype), "row token, row token output -> row output")
     total.index_add_(0, nodes, pooled)
     absolute.index_add_(0, nodes, pooled.abs())
     return pooled

@@ -8,7 +8,7 @@ import typer
 from chip.cli.audit import audit
 from chip.cli.collect import collect
 from chip.cli.config import read_defaults
-
+from chip.cli.demo import demo
 from chip.cli.edit import edit
 from chip.cli.inspect import inspect
 from chip.version import VERSION
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (edit, collect, audit, inspect):
+for verb in (edit, collect, audit, inspect, demo):
     app.command()(verb)
 
 
@@ -34,9 +34,14 @@ def _version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Defaults for every flag; `chip.toml` of the working directory if it is there.", envvar="CHIP_CONFIG")
+        Path | None,
+        typer.Option(
+            help="Defaults for every flag; `chip.toml` of the working directory if it is there.", envvar="CHIP_CONFIG"
+        ),
     ] = None,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Takes named things out of a trained model without training it.
 

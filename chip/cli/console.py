@@ -49,7 +49,7 @@ class Printer:
             "forget": ", ".join(plan.targets),
             "model": f"{plan.model} ({plan.family}, {plan.dtype} on {plan.device})",
             "records": ", ".join(f"{count} {group}" for group, count in plan.records.items()) + f" from {plan.data}",
-            "method": f"{plan.method}: " + ", ".join(f"{key} {value}" for key, value in plan.settings.items()),
+            "method": _settings(plan),
             "sites": f"{_shortened(plan.sites)} ({plan.parameters:,} parameters)",
             "statistics": plan.statistics,
             "output": str(plan.out or "nothing is written (dry run)"),
@@ -77,9 +77,9 @@ class Printer:
     def scores(self, rows: Sequence[Any]) -> None:
         """Exact match and answer loss by group, before and after."""
         table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column("")
-        for heading in ("records", "exact match before", "after", "answer loss before", "after"):
-            table.add_column(heading, justify="right")
+        table.add_column("", no_wrap=True)
+        for heading in ("records", "exact\nbefore", "match\nafter", "answer\nbefore", "loss\nafter"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for row in rows:
             asked = f"{row.before.count}" if row.before.count >= row.of else f"{row.before.count} of {row.of}"
             table.add_row(
@@ -97,3 +97,8 @@ def _shortened(names: Sequence[str]) -> str:
     if len(names) <= 2:
         return ", ".join(names)
     return f"{len(names)} linear layers, {names[0]} to {names[-1]}"
+
+
+def _settings(plan: Plan) -> str:
+    others = (f"{key.replace('_', ' ')} {value}" for key, value in plan.settings.items() if key != "method")
+    return ", ".join((plan.method, *others))

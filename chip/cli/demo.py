@@ -16,10 +16,10 @@ def demo(
     """Build a synthetic hospital and train a small vision-language model on it, in about two minutes."""
     quiet_libraries()
     from chip.cli.console import Printer
-    from chip.demo import build_demo
+    from chip.demo import PATIENT, build_demo
 
     printer = Printer(json)
-    built = build_demo(directory, seed)
+    build_demo(directory, seed)
     printer.line(f"ready in {directory}: model/, records/, chip.toml")
-    printer.line(f"next: cd {directory} && chip edit model --forget {built.patient}")
-    printer.result({"directory": str(directory), "next": f"chip edit model --forget {built.patient}"})
+    printer.line(f"next: cd {directory} && chip edit model --forget {PATIENT}")
+    printer.result({"directory": str(directory), "next": f"chip edit model --forget {PATIENT}"})

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from chip.cli.options import Alpha, BatchSize, Data, Device, Dtype, Forget, Json, ModelArgument, Seed, VerifyRecords, quiet_libraries
+from chip.cli.options import (
+    Alpha,
+    BatchSize,
+    Data,
+    Device,
+    Dtype,
+    Forget,
+    Json,
+    ModelArgument,
+    Seed,
+    VerifyRecords,
+    quiet_libraries,
+)
 from chip.settings import EditSettings
 
 _STANDARD = EditSettings()
@@ -17,21 +29,53 @@ def edit(
     forget: Forget,
     data: Data,
     method: Annotated[str, typer.Option(help="oblique or chip.", envvar="CHIP_METHOD")] = _STANDARD.method,
-    layers: Annotated[str | None, typer.Option(help="Language layers, such as 22-27 or 0,2,5-7; the method's own by default.", envvar="CHIP_LAYERS")] = None,
-    top_k: Annotated[float, typer.Option(help="chip: percent of a site's neurons that are projected.", envvar="CHIP_TOP_K")] = _STANDARD.top_k,
-    variance: Annotated[float, typer.Option(help="chip: share of the directions' energy that is removed.", envvar="CHIP_VARIANCE")] = _STANDARD.variance,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Language layers, such as 22-27 or 0,2,5-7; the method's own by default.", envvar="CHIP_LAYERS"
+        ),
+    ] = None,
+    top_k: Annotated[
+        float, typer.Option(help="chip: percent of a site's neurons that are projected.", envvar="CHIP_TOP_K")
+    ] = _STANDARD.top_k,
+    variance: Annotated[
+        float, typer.Option(help="chip: share of the directions' energy that is removed.", envvar="CHIP_VARIANCE")
+    ] = _STANDARD.variance,
     alpha: Alpha = _STANDARD.alpha,
     keys: Annotated[str, typer.Option(help="oblique: answer, image or both.", envvar="CHIP_KEYS")] = _STANDARD.keys,
-    toward: Annotated[str, typer.Option(help="oblique: mean, or unknown (what other images would give).", envvar="CHIP_TOWARD")] = _STANDARD.toward,
-    strength: Annotated[float | None, typer.Option(help="oblique: the weight β of forgetting; 1 by default.", envvar="CHIP_STRENGTH")] = None,
-    retain_budget: Annotated[float | None, typer.Option(help="oblique: the distortion ε of retained outputs that finds β.", envvar="CHIP_RETAIN_BUDGET")] = None,
-    ridge: Annotated[float, typer.Option(help="oblique: ridge λ of the metric.", envvar="CHIP_RIDGE")] = _STANDARD.ridge,
-    sibling_weight: Annotated[float, typer.Option(help="oblique: extra weight w of the comparison records.", envvar="CHIP_SIBLING_WEIGHT")] = _STANDARD.sibling_weight,
-    unknown_images: Annotated[int, typer.Option(help="oblique, toward unknown: other images shown.", envvar="CHIP_UNKNOWN_IMAGES")] = _STANDARD.unknown_images,
-    statistics: Annotated[Path | None, typer.Option(help="Statistics file, reused or made; beside the output by default.", envvar="CHIP_STATISTICS")] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the new checkpoint; MODEL-forgotten by default.", envvar="CHIP_OUT")] = None,
-    receipt: Annotated[Path | None, typer.Option(help="Receipt; OUT.receipt.json by default.", envvar="CHIP_RECEIPT")] = None,
-    edit_out: Annotated[Path | None, typer.Option(help="Also keep the edit itself in this file.", envvar="CHIP_EDIT_OUT")] = None,
+    toward: Annotated[
+        str, typer.Option(help="oblique: mean, or unknown (what other images would give).", envvar="CHIP_TOWARD")
+    ] = _STANDARD.toward,
+    strength: Annotated[
+        float | None, typer.Option(help="oblique: the weight β of forgetting; 1 by default.", envvar="CHIP_STRENGTH")
+    ] = None,
+    retain_budget: Annotated[
+        float | None,
+        typer.Option(help="oblique: the distortion ε of retained outputs that finds β.", envvar="CHIP_RETAIN_BUDGET"),
+    ] = None,
+    ridge: Annotated[
+        float, typer.Option(help="oblique: ridge λ of the metric.", envvar="CHIP_RIDGE")
+    ] = _STANDARD.ridge,
+    sibling_weight: Annotated[
+        float, typer.Option(help="oblique: extra weight w of the comparison records.", envvar="CHIP_SIBLING_WEIGHT")
+    ] = _STANDARD.sibling_weight,
+    unknown_images: Annotated[
+        int, typer.Option(help="oblique, toward unknown: other images shown.", envvar="CHIP_UNKNOWN_IMAGES")
+    ] = _STANDARD.unknown_images,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(help="Statistics file, reused or made; beside the output by default.", envvar="CHIP_STATISTICS"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the new checkpoint; MODEL-forgotten by default.", envvar="CHIP_OUT"),
+    ] = None,
+    receipt: Annotated[
+        Path | None, typer.Option(help="Receipt; OUT.receipt.json by default.", envvar="CHIP_RECEIPT")
+    ] = None,
+    edit_out: Annotated[
+        Path | None, typer.Option(help="Also keep the edit itself in this file.", envvar="CHIP_EDIT_OUT")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     batch_size: BatchSize = _STANDARD.batch_size,

@@ -10,7 +10,9 @@ from chip.cli.options import Json, ModelArgument, quiet_libraries
 
 def inspect(
     model: ModelArgument,
-    data: Annotated[Path | None, typer.Option(help="Also show this data directory's nodes.", envvar="CHIP_DATA", show_default=False)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Also show this data directory's nodes.", envvar="CHIP_DATA", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a model's family and sites, and the nodes of a data directory; loads no weights."""
@@ -20,7 +22,10 @@ def inspect(
 
     printer = Printer(json)
     seen = inspect_model(model)
-    printer.line(f"{seen.directory}: {seen.family}{'' if seen.known else ' (not in the table; found by name)'}, {seen.layers} language layers")
+    printer.line(
+        f"{seen.directory}: {seen.family}{'' if seen.known else ' (not in the table; found by name)'}, "
+        f"{seen.layers} language layers"
+    )
     printer.line(f"{len(seen.sites)} sites:")
     for site in seen.sites:
         shape = " × ".join(map(str, site.shape))

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-ModelArgument = Annotated[str, typer.Argument(help="Directory of the model, or a hub id in the local cache.", show_default=False)]
+ModelArgument = Annotated[
+    str, typer.Argument(help="Directory of the model, or a hub id in the local cache.", show_default=False)
+]
 Data = Annotated[Path, typer.Option(help="Data directory with records.jsonl.", envvar="CHIP_DATA", show_default=False)]
 Forget = Annotated[
     list[str],
@@ -18,7 +20,8 @@ Seed = Annotated[int, typer.Option(help="Draws whatever is drawn.", envvar="CHIP
 Alpha = Annotated[float, typer.Option(help="chip: weight of image tokens in a pooled activation.", envvar="CHIP_ALPHA")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]
 VerifyRecords = Annotated[
-    int, typer.Option(help="Retained records asked per group; the target is asked in full.", envvar="CHIP_VERIFY_RECORDS")
+    int,
+    typer.Option(help="Retained records asked per group; the target is asked in full.", envvar="CHIP_VERIFY_RECORDS"),
 ]
 
 

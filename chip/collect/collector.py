@@ -53,7 +53,9 @@ class Collector:
         run(loaded, batch, watches)
         if not finite.all():
             bad = records[int((~finite).nonzero()[0])]
-            raise ChipError(f"record on line {bad.line}: its activations are not finite, so nothing can be learnt from it")
+            raise ChipError(
+                f"record on line {bad.line}: its activations are not finite, so nothing can be learnt from it"
+            )
 
     def statistics(self) -> Statistics:
         """What has been added up so far, moved to the CPU."""
@@ -62,9 +64,7 @@ class Collector:
         image = {name: _on_cpu(moments) for name, moments in self._image.items()}
         return Statistics(tuple(self.nodes), self.alpha, pooled, answer, image)
 
-    def _watch(
-        self, name: str, site: Site, batch: Batch, nodes: Tensor, finite: Tensor, fresh: Tensor | None
-    ) -> Watch:
+    def _watch(self, name: str, site: Site, batch: Batch, nodes: Tensor, finite: Tensor, fresh: Tensor | None) -> Watch:
         def watch(given: Tensor, output: Tensor) -> None:
             if name in self._pooled:
                 self._pool(name, site, output, batch, nodes, finite)
@@ -78,7 +78,8 @@ class Collector:
         return watch
 
     def _pool(self, name: str, site: Site, output: Tensor, batch: Batch, nodes: Tensor, finite: Tensor) -> None:
-        sums, image, text, rows = self._pooled[name], batch.image, batch.text, slice(None)
+        sums, image, text = self._pooled[name], batch.image, batch.text
+        rows = torch.ones_like(finite)
         if site.role == "projector":
             # The packed rows are the batch's image tokens in order: put them back where those tokens stand.
             rows = image.any(1)

@@ -93,7 +93,10 @@ def load_statistics(path: Path) -> tuple[Statistics, Provenance]:
         for name in _sites(tensors, "pooled")
     }
     statistics = Statistics(
-        tuple(map(tuple, header["nodes"])), header["alpha"], pooled, *(_moments(tensors, header, k) for k in ("answer", "image"))
+        tuple(map(tuple, header["nodes"])),
+        header["alpha"],
+        pooled,
+        *(_moments(tensors, header, k) for k in ("answer", "image")),
     )
     records, levels = tuple(header["records"]), tuple(header["levels"])
     return statistics, Provenance(header["model"], header["dtype"], header["prompts"], levels, records)
@@ -110,4 +113,3 @@ def _moments(tensors: dict[str, Tensor], header: dict[str, Any], kind: str) -> d
 def _sites(tensors: dict[str, Tensor], kind: str) -> list[str]:
     found = (key.split("/")[1] for key in tensors if key.startswith(f"{kind}/"))
     return sorted(dict.fromkeys(found))
-

@@ -17,12 +17,16 @@ from chip.models.sites import Site
 from chip.records.digests import image_digest
 
 
-def answer_inputs(loaded: LoadedModel, encoded: Sequence[Encoded], sites: Sequence[Site], size: int) -> dict[str, Tensor]:
+def answer_inputs(
+    loaded: LoadedModel, encoded: Sequence[Encoded], sites: Sequence[Site], size: int
+) -> dict[str, Tensor]:
     """What enters each language site at the answer positions, (T, d) by site name, in the order of the records."""
     return _gather(loaded, encoded, sites, size, lambda given, _: given)
 
 
-def answer_outputs(loaded: LoadedModel, encoded: Sequence[Encoded], sites: Sequence[Site], size: int) -> dict[str, Tensor]:
+def answer_outputs(
+    loaded: LoadedModel, encoded: Sequence[Encoded], sites: Sequence[Site], size: int
+) -> dict[str, Tensor]:
     """What leaves each language site (its bias included) at the answer positions, (T, D) by site name."""
     return _gather(loaded, encoded, sites, size, lambda _, output: output)
 

@@ -6,6 +6,7 @@ The pass ends at the last watched site: nothing after it is computed, the logits
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from chip.errors import ChipError
@@ -44,13 +45,17 @@ def run(loaded: LoadedModel, batch: Batch, watches: Mapping[Site, Watch]) -> Non
             hook.remove()
 
 
-def _hook(site: Site, watch: Watch, tokens: int, *, last: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _hook(
+    site: Site, watch: Watch, tokens: int, *, last: bool
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         given = inputs[0]
         if site.role == "projector":
-            given, output = given.flatten(0, -2), output.flatten(0, -2)
+            given, output = (rearrange(rows, "... width -> (...) width") for rows in (given, output))
             if output.shape[0] != tokens:
-                raise ChipError(f"{output.shape[0]} rows pass through {site.name}, but the batch has {tokens} image tokens")
+                raise ChipError(
+                    f"{output.shape[0]} rows pass through {site.name}, but the batch has {tokens} image tokens"
+                )
         watch(given.detach(), output.detach())
         if last:
             raise _PassedLastSite
@@ -61,4 +66,3 @@ def _hook(site: Site, watch: Watch, tokens: int, *, last: bool) -> Callable[[nn.
 def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """The items in order, `size` at a time."""
     return [items[start : start + size] for start in range(0, len(items), size)]
-

@@ -12,7 +12,7 @@ from chip.hierarchy import NodePath
 
 @dataclass(frozen=True)
 class PooledSums:
-    """Sums over the records of each node: of pooled activations (N, D), of their absolute values (N, D), counts (N,)."""
+    """Sums over each node's records: pooled activations (N, D), their absolute values (N, D), and counts (N,)."""
 
     total: Tensor
     absolute: Tensor

@@ -36,7 +36,8 @@ class Change:
 
     @property
     def rank_bound(self) -> int:
-        return min(self.left.shape) if self.right is None else min(*self.left.shape, *self.right.shape)
+        shapes = self.left.shape if self.right is None else (*self.left.shape, *self.right.shape)
+        return min(int(size) for size in shapes)
 
     def delta(self) -> Array:
         """The change of the chosen rows, (k, d), in float64."""
@@ -54,7 +55,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Edit:
-    """Changes with how they came about: the method, its settings, and the digests of the tensors they were solved on."""
+    """Changes and how they came about: method, settings, and the digests of the tensors that they were solved on."""
 
     method: str
     settings: Mapping[str, Any]

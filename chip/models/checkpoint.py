@@ -168,4 +168,3 @@ def read_header(path: Path) -> list[StoredTensor]:
         if expected is not None and expected != tensor.stop - tensor.start:
             raise ChipError(f"{path}: the bytes of {tensor.name} do not fit its shape")
     return tensors
-

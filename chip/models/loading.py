@@ -39,7 +39,7 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return cast(torch.dtype, self.model.dtype)
+        return self.model.dtype
 
 
 def resolve_model(name: str | Path) -> Path:
@@ -49,7 +49,9 @@ def resolve_model(name: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(name), local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as problem:
-        raise ChipError(f"{name} is neither a directory nor a model in the local cache; nothing is downloaded") from problem
+        raise ChipError(
+            f"{name} is neither a directory nor a model in the local cache; nothing is downloaded"
+        ) from problem
 
 
 def choose_device(name: str) -> torch.device:
@@ -88,10 +90,11 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
-        model, report = auto.from_pretrained(
+        loaded: Any = auto.from_pretrained(
             directory,
             config=config,
             dtype=choose_dtype(dtype, checkpoint, target),
+            device_map={"": target},
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -99,10 +102,11 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
         )
     except (ValueError, OSError, KeyError, RuntimeError) as problem:
         raise ChipError(f"transformers cannot load {directory}: {_first_line(problem)}") from problem
+    model, report = loaded
     for kind in ("missing_keys", "mismatched_keys"):
         if report[kind]:
             raise ChipError(f"{directory} does not fit its config: {kind.replace('_', ' ')} {sorted(report[kind])[0]}")
-    model = cast(PreTrainedModel, model).to(target).eval()
+    model = cast(PreTrainedModel, model).eval()
     family = find_family(config.model_type, [name for name, _ in model.named_modules()])
     prompts = Prompts(_load_processor(directory, _sees(config)), getattr(config, "image_token_id", None))
     return LoadedModel(model, prompts, family, find_sites(model, family), target)

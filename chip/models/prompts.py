@@ -115,12 +115,16 @@ class Prompts:
         return self._with_images(dict(made), len(answer), len(images))
 
     def _with_images(self, made: dict[str, Tensor], answer_length: int, images: int) -> Encoded:
-        ids = made["input_ids"]
+        ids, image = made["input_ids"], -1 if self.image_token_id is None else self.image_token_id
         # What has one entry a token has the shape of the token ids; everything else belongs to the images.
-        sequence = {key: value[0] for key, value in made.items() if value.shape == ids.shape and key != "attention_mask"}
+        sequence = {
+            key: value[0] for key, value in made.items() if value.shape == ids.shape and key != "attention_mask"
+        }
         pixels = {key: value for key, value in made.items() if value.shape != ids.shape}
-        sizes = pixels["image_grid_thw"].prod(-1) if "image_grid_thw" in pixels else torch.ones(images, dtype=torch.int64)
-        lengths = sizes * int((ids == self.image_token_id).sum()) // sizes.sum()
+        sizes = (
+            pixels["image_grid_thw"].prod(-1) if "image_grid_thw" in pixels else torch.ones(images, dtype=torch.int64)
+        )
+        lengths = sizes * int(ids.eq(image).sum()) // sizes.sum()
         return Encoded(sequence, pixels, ids.shape[1] - answer_length, tuple(lengths.tolist()))
 
     def _texts(self, record: Record, images: int) -> tuple[str, str, bool]:

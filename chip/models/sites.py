@@ -31,7 +31,9 @@ class Site:
     def module(self, model: nn.Module) -> nn.Linear:
         module = model.get_submodule(self.name)
         if not isinstance(module, nn.Linear):
-            raise ChipError(f"{self.name} is a {type(module).__name__}, not a linear layer; this family cannot be edited yet")
+            raise ChipError(
+                f"{self.name} is a {type(module).__name__}, not a linear layer; this family cannot be edited yet"
+            )
         return module
 
 

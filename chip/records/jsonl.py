@@ -99,7 +99,9 @@ def _path(value: object, at: _At, levels: tuple[str, ...]) -> NodePath:
     if any(not name.isprintable() for name in value):
         raise at.error('a name in "path" holds control characters')
     if len(value) > len(levels):
-        raise at.error(f"the path has {len(value)} names, but there are only {len(levels)} levels ({', '.join(levels)})")
+        raise at.error(
+            f"the path has {len(value)} names, but there are only {len(levels)} levels ({', '.join(levels)})"
+        )
     return tuple(value)
 
 

@@ -48,7 +48,9 @@ class Metric:
         ridged = moment + ridge * moment.trace() / size * torch.eye(size, dtype=moment.dtype, device=moment.device)
         factor, failed = torch.linalg.cholesky_ex(ridged)
         if failed:
-            raise ChipError("the retained inputs do not span this site, so the metric is singular; give a larger --ridge")
+            raise ChipError(
+                "the retained inputs do not span this site, so the metric is singular; give a larger --ridge"
+            )
         self._factor = factor
 
     def solve(self, columns: Tensor) -> Tensor:

@@ -107,7 +107,9 @@ def change(tensor: str, left: Tensor, right: Tensor | None, rows: Tensor | None 
 def as_edit(problem: Problem, changes: Sequence[Change], reports: Sequence[SiteReport]) -> Solved:
     """The solver's yield. Raises ChipError where no site has anything to remove."""
     if not changes:
-        raise ChipError("no site has anything to remove: at every one the target differs in nothing from what is retained")
+        raise ChipError(
+            "no site has anything to remove: at every one the target differs in nothing from what is retained"
+        )
     tensors = {s.name: s for one in problem.stored.values() for s in (one.weight, one.bias) if s is not None}
     base = {one.tensor: hashlib.sha256(tensors[one.tensor].read().tobytes()).hexdigest() for one in changes}
     settings = problem.settings

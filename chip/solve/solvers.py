@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chip.collect import Moments, Wanted, answer_inputs, answer_outputs, collect, image_inputs
 from chip.collect.statistics import accumulator_dtype
+from chip.edit import Change
 from chip.errors import ChipError
 from chip.hierarchy import Record, is_under
 from chip.models.sites import Site
@@ -55,13 +56,16 @@ def solve_oblique(problem: Problem) -> Solved:
     answer_sites = [site for site in sites if site.role == "language"]
     kept = _answer_moments(problem, answer_sites) if answer_sites else {}
     aims = _unknown_outputs(problem, answer_sites) if answer_sites and problem.settings.toward == "unknown" else {}
-    changes, reports = [], []
+    changes: list[Change] = []
+    reports: list[SiteReport] = []
     with restored(problem.loaded.model, sites):
         for site in image_sites:
             solution = _solve_images(problem, site)
             if solution is None:
                 if problem.settings.keys == "image":
-                    raise ChipError("the target owns no image: retained records show all of its images; use --keys answer")
+                    raise ChipError(
+                        "the target owns no image: retained records show all of its images; use --keys answer"
+                    )
                 reports.append(SiteReport(site.name, 0, 0.0, reason="the target owns no image"))
             else:
                 _apply(problem, site, solution, changes, reports)
@@ -82,7 +86,7 @@ _SOLVERS: Mapping[str, Callable[[Problem], Solved]] = {"chip": solve_orthogonal,
 
 
 def _apply(
-    problem: Problem, site: Site, solution: oblique.Solution, changes: list[Any], reports: list[SiteReport]
+    problem: Problem, site: Site, solution: oblique.Solution, changes: list[Change], reports: list[SiteReport]
 ) -> None:
     """Write a solution into the live model, so that the sites after it see it, and note it down."""
     weight = site.module(problem.loaded.model).weight
@@ -137,7 +141,8 @@ def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple
     far = [image for image in _distinct_images(problem.records(problem.split.retain)) if image not in near]
     prompts, count = problem.loaded.prompts, problem.settings.unknown_images
     draw = random.Random(problem.settings.seed)
-    shown, rows = [], {site.name: [] for site in sites}
+    shown: list[tuple[bool, int]] = []
+    rows: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     for record in problem.track(problem.records(problem.split.target), "showing other images"):
         own = {image_digest(path) for path in record.images}
         candidates = [[i for i in pool if image_digest(i) not in own] for pool in (near, far)]
@@ -145,9 +150,7 @@ def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple
         groups = [order[i : i + len(record.images)] for i in range(0, len(order), max(len(record.images), 1))]
         variants = [prompts.encode(record, tuple(g)) for g in groups if len(g) == len(record.images)]
         shown.append((bool(variants), len(prompts.encode(record).answer_ids)))
-        found = answer_outputs(
-            problem.loaded, variants or [prompts.encode(record)], sites, problem.settings.batch_size
-        )
+        found = answer_outputs(problem.loaded, variants or [prompts.encode(record)], sites, problem.settings.batch_size)
         for name, output in found.items():
             rows[name].append(output.view(len(variants) or 1, -1, output.shape[-1]).mean(0))
     mask = torch.cat([torch.full((length, 1), seen) for seen, length in shown])
