@@ -1,1 +1,52 @@
-"""chip takes named things out of a trained model without training it."""
+"""chip takes named things out of a trained model without training it.
+
+import chip
+
+result = chip.edit("model", "records", forget=["patient_123"])
+print(result.rows)
+"""
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import chip.edit as _room  # noqa: F401  loaded first, so that the function below keeps the name for itself
+from chip.errors import ChipError
+from chip.settings import EditSettings
+from chip.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from chip.workflow import EditResult
+
+__all__ = ["ChipError", "EditSettings", "__version__", "edit"]
+
+
+def edit(
+    model: str | PathLike[str],
+    data: str | PathLike[str],
+    forget: list[str] | tuple[str, ...],
+    *,
+    out: str | PathLike[str] | None = None,
+    settings: EditSettings | None = None,
+    **request: Any,
+) -> "EditResult":
+    """Forget nodes: write the edited checkpoint to `out` (`MODEL-forgotten` by default) and say what became of it.
+
+    model: directory of a checkpoint. data: directory of records. forget: names or paths of nodes. settings: method
+    and its parameters. Further keywords are those of `chip.workflow.EditRequest`, such as `dry_run` or `verify`.
+
+    Does what `chip edit` does. Raises ChipError for bad input, with nothing written.
+    """
+    from chip.workflow import EditRequest, carry_out, prepare_edit
+
+    prepared = prepare_edit(
+        EditRequest(
+            model=str(model),
+            data=Path(data),
+            forget=tuple(forget),
+            out=None if out is None else Path(out),
+            settings=settings or EditSettings(),
+            **request,
+        )
+    )
+    return carry_out(prepared)

@@ -26,8 +26,8 @@ class EditSettings:
     top_k: float = 10.0
     variance: float = 0.95
     alpha: float = 0.3
-    keys: str = "answer"
-    toward: str = "mean"
+    keys: str = "both"
+    toward: str = "unknown"
     strength: float | None = None
     retain_budget: float | None = None
     ridge: float = 0.01

@@ -15,7 +15,7 @@ from chip.edit import StagedCheckpoint, refuse_existing, save_edit
 from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
 from chip.edit.writer import files_left_behind
 from chip.errors import ChipError
-from chip.hierarchy import Hierarchy, Split
+from chip.hierarchy import Hierarchy, Record, Split
 from chip.measure import Group, Score, audit_groups, measure_answers, score
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model, resolve_model
@@ -272,6 +272,7 @@ def _plan(
         notices.append(f"the family {loaded.family.name!r} is not in chip's table: its sites were found by name")
     if not loaded.prompts.has_chat_template:
         notices.append("the model has no chat template: records are shown as the question, a line break, the answer")
+    notices += _oblique_notices(request.settings, loaded, [hierarchy.records[i] for i in split.target])
     tensors = [tensor for site in stored.values() for tensor in (site.weight, site.bias) if tensor is not None]
     if request.settings.method == "oblique":
         tensors = [site.weight for site in stored.values()]
@@ -294,6 +295,16 @@ def _plan(
         notices=tuple(notices),
         warnings=tuple(overlap_warnings(hierarchy, split)),
     )
+
+
+def _oblique_notices(settings: EditSettings, loaded: LoadedModel, target: Sequence[Record]) -> list[str]:
+    notices = []
+    if settings.method == "oblique" and settings.keys == "both" and not loaded.prompts.sees:
+        notices.append("the model sees no images: keys are taken at the answers alone")
+    blind = sum(not record.images for record in target)
+    if settings.method == "oblique" and settings.toward == "unknown" and blind:
+        notices.append(f"{blind} of the target's records show no image: their answers are sent toward the mean")
+    return notices
 
 
 def _fate(request: EditRequest, source: StatisticsSource) -> str:

@@ -17,7 +17,7 @@ from chip.hierarchy import is_under
 from chip.records import read_records
 
 
-def ask(before: str, after: str, data: Path, node: Annotated[str, typer.Option()]) -> None:
+def ask(before: str, after: str, data: Annotated[Path, typer.Option()], node: Annotated[str, typer.Option()]) -> None:
     """Print question, answer before and answer after for every record of a node."""
     quiet_libraries()
     from chip.measure import measure_answers

@@ -67,12 +67,16 @@ class Printer:
 
     def sites(self, sites: Sequence[Any]) -> None:
         """Rank and size of the change at each site."""
-        table = Table("site", "rank", "relative change", "predicted distortion", box=None, padding=(0, 2, 0, 0))
-        for one in sites:
-            distortion = "" if one.distortion is None else f"{one.distortion:.2e}"
-            change = f"{one.relative_change:.2e}" if one.rank else f"left alone: {one.reason}"
-            table.add_row(one.site, str(one.rank), change, distortion)
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("site", overflow="fold")
+        for heading in ("rank", "relative\nchange", "predicted\ndistortion"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for one in (one for one in sites if one.rank):
+            distortion = "" if one.distortion is None else f"{one.distortion:.1e}"
+            table.add_row(one.site, str(one.rank), f"{one.relative_change:.1e}", distortion)
         self.console.print(table)
+        for one in (one for one in sites if not one.rank):
+            self.line(f"note: {one.site} is left alone: {one.reason}")
 
     def scores(self, rows: Sequence[Any]) -> None:
         """Exact match and answer loss by group, before and after."""

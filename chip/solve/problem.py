@@ -63,7 +63,7 @@ def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, .
     """The sites that a method edits, in forward order.
 
     CHIP: the MLP linears of its layers, and the projector. Oblique: with answer keys the `down_proj` of its layers,
-    with image keys the projector's last linear.
+    with image keys the projector's last linear; `both` is answer keys alone where there is no projector.
     """
     layers = choose_layers(sites, settings.layers)
     projector = [site for site in sites if site.role == "projector"]
@@ -71,8 +71,8 @@ def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, .
         if settings.layers is None:
             layers = layers[-math.ceil(_CHIP_LAYERS_OF_28 * layer_count(sites) / 28) :]
         return (*projector, *(site for site in sites if site.layer in layers))
-    if settings.keys != "answer" and not projector:
-        raise ChipError(f"--keys {settings.keys}: this model has no vision-language projector; use --keys answer")
+    if settings.keys == "image" and not projector:
+        raise ChipError("--keys image: this model has no vision-language projector; use --keys answer")
     image = projector[-1:] if settings.keys != "answer" else []
     answer = [s for s in sites if s.layer in layers and s.linear == "down_proj"] if settings.keys != "image" else []
     return (*image, *answer)

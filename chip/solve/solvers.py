@@ -60,15 +60,13 @@ def solve_oblique(problem: Problem) -> Solved:
     reports: list[SiteReport] = []
     with restored(problem.loaded.model, sites):
         for site in image_sites:
-            solution = _solve_images(problem, site)
-            if solution is None:
-                if problem.settings.keys == "image":
-                    raise ChipError(
-                        "the target owns no image: retained records show all of its images; use --keys answer"
-                    )
-                reports.append(SiteReport(site.name, 0, 0.0, reason="the target owns no image"))
+            reason = _no_image_keys(problem)
+            if reason and problem.settings.keys == "image":
+                raise ChipError(f"{reason}; use --keys answer")
+            if reason:
+                reports.append(SiteReport(site.name, 0, 0.0, reason=reason))
             else:
-                _apply(problem, site, solution, changes, reports)
+                _apply(problem, site, _solve_images(problem, site), changes, reports)
         encoded = [problem.loaded.prompts.encode(record) for record in problem.records(problem.split.target)]
         for site in problem.track(answer_sites, "solving site by site"):
             keys = answer_inputs(problem.loaded, encoded, [site], problem.settings.batch_size)[site.name]
@@ -165,12 +163,18 @@ def _distinct_images(records: Sequence[Record]) -> list[Any]:
     return list({image_digest(path): path for record in records for path in record.images}.values())
 
 
-def _solve_images(problem: Problem, site: Site) -> oblique.Solution | None:
-    """Image keys: the target's images are sent to the mean of the comparison's, token by token where counts agree."""
+def _no_image_keys(problem: Problem) -> str:
+    """Why a target has no image keys; empty where it has."""
     owned = owned_images(problem)
     if not owned:
-        return None
-    size = problem.settings.batch_size
+        return "the target owns no image: it shows none, or retained records show them too"
+    shown = {image_digest(path) for record in problem.records(problem.split.comparison) for path in record.images}
+    return "" if shown - owned else "the records that the target is compared with show no image"
+
+
+def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
+    """Image keys: the target's images are sent to the mean of the comparison's, token by token where counts agree."""
+    owned, size = owned_images(problem), problem.settings.batch_size
     keys_by_image = {
         digest: rows
         for digest, rows in image_inputs(problem.loaded, problem.records(problem.split.target), site, size).items()
@@ -178,8 +182,6 @@ def _solve_images(problem: Problem, site: Site) -> oblique.Solution | None:
     }
     others = image_inputs(problem.loaded, problem.records(problem.split.comparison), site, size)
     others = {digest: rows for digest, rows in others.items() if digest not in owned}
-    if not others:
-        raise ChipError("the records that the target is compared with show no image; use --keys answer")
     retain = problem.statistics.image[site.name] - _moments(keys_by_image.values())
     keys = torch.cat(list(keys_by_image.values()))
     weight = site.module(problem.loaded.model).weight.detach().to(keys)
