@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from chip.collect import Statistics, Wanted, collect
-from chip.collect.file import Provenance, load_statistics, save_statistics
+from chip.collect.file import Provenance, save_statistics
+from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.edit import StagedCheckpoint, refuse_existing, save_edit
 from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
 from chip.edit.writer import files_left_behind
@@ -83,29 +84,19 @@ class PreparedEdit:
     stored: dict[str, StoredSite]
     hierarchy: Hierarchy
     split: Split
-    statistics: "StatisticsSource"
+    statistics: StatisticsSource
     plan: Plan
-
-
-@dataclass(frozen=True)
-class StatisticsSource:
-    """Statistics that were found and fit, or what is to be collected and where it is to be kept."""
-
-    path: Path
-    provenance: Provenance
-    wanted: Wanted
-    found: Statistics | None
-    notice: str = ""
 
 
 def prepare_edit(request: EditRequest) -> PreparedEdit:
     """Read and check everything that an edit needs, and plan it. Writes nothing."""
     directory = resolve_model(request.model)
     out = request.out or default_output(request.model)
-    if not request.dry_run:
-        refuse_existing(out, directory, force=request.force)
     hierarchy = read_records(request.data)
     split = hierarchy.split([hierarchy.resolve(name) for name in request.forget])
+    if not request.dry_run:
+        refuse_existing(out, directory, force=request.force)
+        _refuse_inside(out, directory, request)
     checkpoint = Checkpoint(directory)
     loaded = load_model(checkpoint, request.device, request.dtype)
     sites = chosen_sites(loaded.sites, request.settings)
@@ -140,6 +131,7 @@ def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
         rows: tuple[Row, ...] = ()
         edited = Checkpoint(staged.directory)
         if verify:
+            loaded.model.to("cpu")  # type: ignore[arg-type]  # makes room: an accelerator may not hold both
             after = _scores(load_model(edited, request.device, request.dtype), groups, track, "asking the model after")
             rows = tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
         receipt = _receipt(prepared, solved, rows, edited.digest)
@@ -202,35 +194,6 @@ def default_output(model: str) -> Path:
 def default_statistics(model: str, out: Path) -> Path:
     """Beside the output, named after the model, so that every later request on the model finds it."""
     return out.parent / f"{Path(model).name}.statistics.safetensors"
-
-
-def find_statistics(
-    path: Path, provenance: Provenance, needed: Wanted, alpha: float, *, must_fit: bool
-) -> StatisticsSource:
-    """Statistics at `path` that fit the model and the data, or what is to be collected instead.
-
-    Raises ChipError where the user named a file (`must_fit`) that belongs to something else.
-    """
-    if not path.exists():
-        return StatisticsSource(path, provenance, needed, None)
-    try:
-        found, theirs = load_statistics(path)
-        difference = theirs.difference(provenance)
-    except ChipError as problem:
-        if must_fit:
-            raise
-        found, difference = None, str(problem)
-    if difference is not None or found is None:
-        if must_fit:
-            raise ChipError(f"the statistics at {path} do not fit: {difference}; run `chip collect` again")
-        return StatisticsSource(path, provenance, needed, None, f"statistics are collected afresh: {difference}")
-    if not needed <= found.wanted:
-        notice = f"statistics are collected again, with the sites that {path.name} lacks"
-        return StatisticsSource(path, provenance, found.wanted | needed, None, notice)
-    if needed.pooled and found.alpha != alpha:
-        notice = f"statistics are collected again: they hold alpha {found.alpha:g}, not {alpha:g}"
-        return StatisticsSource(path, provenance, found.wanted | needed, None, notice)
-    return StatisticsSource(path, provenance, needed, found)
 
 
 def _statistics(prepared: PreparedEdit, track: Track) -> Statistics:
@@ -305,6 +268,15 @@ def _oblique_notices(settings: EditSettings, loaded: LoadedModel, target: Sequen
     if settings.method == "oblique" and settings.toward == "unknown" and blind:
         notices.append(f"{blind} of the target's records show no image: their answers are sent toward the mean")
     return notices
+
+
+def _refuse_inside(out: Path, directory: Path, request: EditRequest) -> None:
+    """What says more than a released checkpoint may say is never written into one."""
+    flags = {"--receipt": request.receipt, "--edit-out": request.edit_out, "--statistics": request.statistics}
+    for flag, path in flags.items():
+        for checkpoint in (out, directory):
+            if path is not None and path.resolve().is_relative_to(checkpoint.resolve()):
+                raise ChipError(f"{flag} {path} lies inside {checkpoint}; it must stay outside of what is released")
 
 
 def _fate(request: EditRequest, source: StatisticsSource) -> str:

@@ -36,14 +36,18 @@ def draw(
         path = hierarchy.resolve(name)
         rows.append([record for record in hierarchy.records if record.path[: len(path)] == path and record.images])
     models = [load_model(Checkpoint(model)) for model in (before, after)]
-    figure, axes = plt.subplots(len(rows), 2, figsize=(11, 2.5 * len(rows)), width_ratios=[1, 4.4])
+    figure, axes = plt.subplots(len(rows), 2, figsize=(13, 2.5 * len(rows)), width_ratios=[1, 5.4])
     for (image_axis, text_axis), name, records in zip(axes, node, rows, strict=True):
         image_axis.imshow(Image.open(records[0].images[0]))
         image_axis.set_title(name.replace("study_", "patient_", 1).rpartition("_")[0], fontsize=11)
         image_axis.axis("off")
         text_axis.axis("off")
         answers = zip(records, *(measure_answers(model, records) for model in models), strict=True)
-        for place, heading in ((0.0, "question"), (0.28, "before"), (0.66, "after")):
+        for place, heading in (
+            (0.0, "question"),
+            (0.17, "before"),
+            (0.59, "after (green: the true answer, red: another)"),
+        ):
             text_axis.text(place, 1.0, heading, fontsize=9, color=_FAINT)
         for line, (record, first, second) in enumerate(answers):
             height = 0.82 - 0.19 * line
@@ -51,14 +55,14 @@ def draw(
                 record.question.removeprefix("What is the ").removeprefix("What are the ").removeprefix("Who is the ")
             )
             text_axis.text(0.0, height, subject.removesuffix(" of this study?"), fontsize=9)
-            for place, answer in ((0.28, first), (0.66, second)):
+            for place, answer in ((0.17, first), (0.59, second)):
                 colour = _KEPT if answer.exact else _GONE
                 text_axis.text(place, height, _shortened(answer.text), fontsize=9, color=colour)
     figure.tight_layout()
     figure.savefig(out, dpi=110)
 
 
-def _shortened(text: str, limit: int = 46) -> str:
+def _shortened(text: str, limit: int = 66) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

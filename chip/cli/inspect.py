@@ -32,5 +32,5 @@ def inspect(
         printer.line(f"  {site.name}  {shape} {site.dtype}  stored as {site.stored} in {site.file}")
     nodes = inspect_data(data) if data is not None else ()
     for node in nodes:
-        printer.line(f"{'  ' * (len(node.path) - 1)}{node.path[-1]}  ({node.level}, {node.records} records)")
+        printer.line(f"{'  ' * (len(node.path) - 1)}{node.path[-1]}  ({node.level}, records: {node.records})")
     printer.result({"model": seen.as_json(), "nodes": [node.as_json() for node in nodes]})
