@@ -1,0 +1,74 @@
+"""What the tests share: a private salt, tiny checkpoints and a tiny hospital that are built once."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import tiny_models
+import torch
+from hypothesis import settings
+from tiny_records import write_hospital
+from transformers.utils import logging
+
+from chip.models.checkpoint import Checkpoint
+from chip.models.loading import LoadedModel, load_model
+
+torch.set_num_threads(1)
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+settings.register_profile("chip", deadline=None, derandomize=True, max_examples=40, database=None)
+settings.load_profile("chip")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "hospital: trains the example hospital once, which takes about two minutes")
+
+
+@pytest.fixture(autouse=True)
+def private_surroundings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own salt, settings or configuration."""
+    for name in [name for name in os.environ if name.startswith("CHIP_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+    monkeypatch.setenv("CHIP_SALT_FILE", str(home / "salt"))
+
+
+@pytest.fixture(scope="session")
+def hospital_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with two institutions of two patients of two studies; not to be written to."""
+    return write_hospital(tmp_path_factory.mktemp("hospital") / "records")
+
+
+@pytest.fixture(scope="session")
+def text_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same hospital without images."""
+    return write_hospital(tmp_path_factory.mktemp("hospital-text") / "records", images=False)
+
+
+@pytest.fixture(scope="session")
+def llava_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaVA in float32; not to be written to."""
+    return tiny_models.llava(tmp_path_factory.mktemp("llava") / "model")
+
+
+@pytest.fixture(scope="session")
+def llava(llava_directory: Path) -> LoadedModel:
+    """The tiny LLaVA, loaded; tests leave its weights as they are."""
+    return load_model(Checkpoint(llava_directory), "cpu")
+
+
+@pytest.fixture(scope="session")
+def llama_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny text-only Llama; not to be written to."""
+    return tiny_models.text_model(tmp_path_factory.mktemp("llama") / "model", "llama")
+
+
+@pytest.fixture(scope="session")
+def llama(llama_directory: Path) -> LoadedModel:
+    """The tiny Llama, loaded."""
+    return load_model(Checkpoint(llama_directory), "cpu")

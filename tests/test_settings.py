@@ -1,0 +1,75 @@
+"""Settings: limits are kept in one place, and what is described is what bears on the method."""
+
+from typing import Any
+
+import pytest
+
+from chip.errors import ChipError
+from chip.settings import SETTING_NAMES, EditSettings
+
+INFINITY, NOT_A_NUMBER = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("method", ["", "CHIP", "orthogonal"]),
+        ("keys", ["answers", ""]),
+        ("toward", ["zero", ""]),
+        ("top_k", [0, -1, 100.1, NOT_A_NUMBER, INFINITY]),
+        ("variance", [0, -0.1, 1.01, NOT_A_NUMBER]),
+        ("alpha", [-0.01, 1.01, NOT_A_NUMBER]),
+        ("ridge", [-1e-9, INFINITY, NOT_A_NUMBER]),
+        ("sibling_weight", [-1, INFINITY, NOT_A_NUMBER]),
+        ("strength", [0, -1, INFINITY, NOT_A_NUMBER]),
+        ("retain_budget", [0, -1, INFINITY, NOT_A_NUMBER]),
+        ("unknown_images", [0, -3]),
+        ("batch_size", [0, -3]),
+    ],
+)
+def test_values_outside_their_limits_name_the_flag(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ChipError, match=f"--{name.replace('_', '-')}"):
+            EditSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("top_k", [0.01, 100]),
+        ("variance", [1e-6, 1]),
+        ("alpha", [0, 1]),
+        ("ridge", [0, 10]),
+        ("sibling_weight", [0, 5]),
+        ("strength", [1e-9, 1e9]),
+    ],
+)
+def test_values_at_their_limits_are_taken(name: str, values: list[Any]) -> None:
+    for value in values:
+        assert getattr(EditSettings(**{name: value}), name) == value
+
+
+def test_the_defaults_are_those_of_the_paper_and_the_design() -> None:
+    standard = EditSettings()
+    assert (standard.top_k, standard.variance, standard.alpha) == (10, 0.95, 0.3)
+    assert (standard.fixed_strength, standard.ridge, standard.sibling_weight) == (1, 0.01, 1)
+    assert standard.unknown_images == 8
+
+
+def test_strength_and_budget_exclude_each_other() -> None:
+    with pytest.raises(ChipError, match="--strength and --retain-budget exclude each other"):
+        EditSettings(strength=1.0, retain_budget=0.1)
+    assert EditSettings(retain_budget=0.1).fixed_strength is None
+    assert EditSettings(strength=3.0).fixed_strength == 3.0
+
+
+def test_only_what_bears_on_the_method_is_described() -> None:
+    chip, oblique = EditSettings(method="chip").described(), EditSettings().described()
+    assert {"top_k", "variance", "alpha"} <= set(chip)
+    assert not {"strength", "ridge", "keys"} & set(chip)
+    assert {"strength", "ridge", "keys", "toward"} <= set(oblique)
+    assert "top_k" not in oblique
+    assert not {"unknown_images", "seed"} & set(EditSettings(toward="mean").described())
+    assert {"unknown_images", "seed"} <= set(EditSettings(toward="unknown").described())
+    assert "batch_size" not in {*chip, *oblique}
+    assert {*chip, *oblique} <= SETTING_NAMES
