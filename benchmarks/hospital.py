@@ -38,13 +38,14 @@ HOSPITALS = {
 TARGETS = {
     "patient": "patient_123",
     "study": "study_123_1",
-    "section": "study_123_1/FINDINGS",
+    "section": "study_123_1/INDICATION",
     "institution": "lakeside",
 }
 METHODS = {
-    "oblique (default: both keys, toward unknown)": EditSettings(),
-    "oblique, both keys, toward unknown, budget 0.05": EditSettings(retain_budget=0.05),
-    "oblique, answer keys, toward unknown": EditSettings(keys="answer"),
+    "oblique (default: both keys, beyond unknown)": EditSettings(),
+    "oblique, answer keys, beyond unknown": EditSettings(keys="answer"),
+    "oblique, both keys, toward unknown": EditSettings(toward="unknown"),
+    "oblique, answer keys, toward unknown": EditSettings(keys="answer", toward="unknown"),
     "oblique, answer keys, toward mean": EditSettings(keys="answer", toward="mean"),
     "oblique, answer keys, toward mean, budget 0.02": EditSettings(keys="answer", toward="mean", retain_budget=0.02),
     "oblique, both keys, toward mean, budget 0.02": EditSettings(toward="mean", retain_budget=0.02),

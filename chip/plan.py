@@ -72,12 +72,12 @@ def overlap_warnings(hierarchy: Hierarchy, split: Split) -> list[str]:
 
 def _own_names(hierarchy: Hierarchy, split: Split) -> set[str]:
     """Names of nodes at or below the targets that no retained node bears."""
-    depth = min(len(node) for node in split.targets)
     inside = {
         name
         for node in hierarchy.nodes
-        if any(is_under(node, target) for target in split.targets)
-        for name in node[depth - 1 :]
+        for target in split.targets
+        if is_under(node, target)
+        for name in node[len(target) - 1 :]
     }
     outside = {name for i in split.retain for name in hierarchy.paths[i]}
     return inside - outside

@@ -1,14 +1,26 @@
 """What a user may set about an edit, with its defaults and limits in one place. Imports no torch."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from chip.errors import ChipError
 
 METHODS = ("oblique", "chip")
 KEYS = ("answer", "image", "both")
-TOWARDS = ("mean", "unknown")
+TOWARDS = ("mean", "unknown", "beyond")
+_CHIP_ONLY = {"top_k", "variance", "alpha"}
+_OBLIQUE_ONLY = {
+    "keys",
+    "toward",
+    "strength",
+    "retain_budget",
+    "ridge",
+    "sibling_weight",
+    "unknown_images",
+    "overshoot",
+    "seed",
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +29,8 @@ class EditSettings:
 
     method: `oblique` or `chip`. layers: such as `22-27`; by default all for oblique, the last ⌈6L/28⌉ for chip.
     top_k (percent of neurons), variance (share of energy kept), alpha (weight of image tokens): chip only.
-    keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K): oblique only.
+    keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K), overshoot (the
+    distortion up to which `beyond` enlarges a site's change): oblique only.
     seed draws the unknown images. batch_size changes speed and memory, never the result beyond rounding.
     """
 
@@ -27,12 +40,13 @@ class EditSettings:
     variance: float = 0.95
     alpha: float = 0.3
     keys: str = "both"
-    toward: str = "unknown"
+    toward: str = "beyond"
     strength: float | None = None
     retain_budget: float | None = None
     ridge: float = 0.01
     sibling_weight: float = 1.0
     unknown_images: int = 8
+    overshoot: float = 0.01
     seed: int = 0
     batch_size: int = 16
 
@@ -46,6 +60,7 @@ class EditSettings:
         _require(0 <= self.ridge < math.inf, "--ridge must not be negative", self.ridge)
         _require(0 <= self.sibling_weight < math.inf, "--sibling-weight must not be negative", self.sibling_weight)
         _require(self.unknown_images >= 1, "--unknown-images must be at least 1", self.unknown_images)
+        _require(0 < self.overshoot < math.inf, "--overshoot must be above 0", self.overshoot)
         _require(self.batch_size >= 1, "--batch-size must be at least 1", self.batch_size)
         if self.strength is not None:
             _require(0 < self.strength < math.inf, "--strength must be above 0", self.strength)
@@ -59,19 +74,22 @@ class EditSettings:
         """β, or None where a budget is to find it."""
         return None if self.retain_budget is not None else 1.0 if self.strength is None else self.strength
 
+    @property
+    def largest_overshoot(self) -> float:
+        """The distortion up to which `beyond` enlarges a change: a budget that the user gave is never exceeded."""
+        return self.overshoot if self.retain_budget is None else min(self.overshoot, self.retain_budget)
+
     def described(self) -> dict[str, Any]:
         """The settings that bear on the method, for plans, receipts and edit files."""
-        oblique = {"keys", "toward", "strength", "retain_budget", "ridge", "sibling_weight", "unknown_images", "seed"}
-        others = {"top_k", "variance", "alpha"} if self.method == "oblique" else oblique
-        if self.toward != "unknown":
-            others = others | {"unknown_images", "seed"}
-        values = {key: value for key, value in asdict(self).items() if key not in others and key != "batch_size"}
+        others = {"batch_size"} | (_CHIP_ONLY if self.method == "oblique" else _OBLIQUE_ONLY)
+        if self.toward == "mean":
+            others |= {"unknown_images", "seed"}
+        if self.toward != "beyond":
+            others |= {"overshoot"}
+        values = {key: value for key, value in asdict(self).items() if key not in others}
         if self.method == "oblique":
             values["strength"] = self.fixed_strength
         return {key: value for key, value in values.items() if value is not None}
-
-
-SETTING_NAMES = frozenset(field.name for field in fields(EditSettings))
 
 
 def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:

@@ -187,13 +187,14 @@ def audit(
 
 def default_output(model: str) -> Path:
     """`model-forgotten` beside the model; for a hub id, in the working directory."""
-    path = Path(model)
+    path = Path(model).resolve() if Path(model).is_dir() and not Path(model).name else Path(model)
     return path.with_name(path.name + "-forgotten") if path.is_dir() else Path(path.name + "-forgotten")
 
 
 def default_statistics(model: str, out: Path) -> Path:
     """Beside the output, named after the model, so that every later request on the model finds it."""
-    return out.parent / f"{Path(model).name}.statistics.safetensors"
+    name = Path(model).resolve().name if Path(model).is_dir() else Path(model).name
+    return out.parent / f"{name}.statistics.safetensors"
 
 
 def _statistics(prepared: PreparedEdit, track: Track) -> Statistics:
@@ -265,7 +266,7 @@ def _oblique_notices(settings: EditSettings, loaded: LoadedModel, target: Sequen
     if settings.method == "oblique" and settings.keys == "both" and not loaded.prompts.sees:
         notices.append("the model sees no images: keys are taken at the answers alone")
     blind = sum(not record.images for record in target)
-    if settings.method == "oblique" and settings.toward == "unknown" and blind:
+    if settings.method == "oblique" and settings.toward != "mean" and blind:
         notices.append(f"{blind} of the target's records show no image: their answers are sent toward the mean")
     return notices
 

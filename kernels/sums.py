@@ -25,9 +25,11 @@ def pooled_sums(
     """
     dtype = total.dtype
     images, texts = image.sum(1, keepdim=True), text.sum(1, keepdim=True)
-    share = torch.where(texts == 0, 1.0, torch.where(images == 0, 0.0, alpha)).to(dtype)
-    weights = share * image / images.clamp(min=1) + (1 - share) * text / texts.clamp(min=1)
-    pooled = einsum(weights.to(dtype), activations.to(dtype), "row token, row token output -> row output")
+    share = torch.full_like(images, alpha, dtype=dtype).masked_fill(images == 0, 0).masked_fill(texts == 0, 1)
+    weights = share * image.to(dtype) / images.clamp(min=1) + (1 - share) * text.to(dtype) / texts.clamp(min=1)
+    # Padding may hold anything, NaN among it, and 0 · NaN is NaN: it is blanked, not only weighted with nothing.
+    real = activations.to(dtype).masked_fill(~(image | text)[..., None], 0)
+    pooled = einsum(weights, real, "row token, row token output -> row output")
     total.index_add_(0, nodes, pooled)
     absolute.index_add_(0, nodes, pooled.abs())
     return pooled

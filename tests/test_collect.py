@@ -236,9 +236,7 @@ class TestAdditivity:
                 inside = [t[site] for t, p in zip(traces, hierarchy.paths, strict=True) if is_under(p, node)]
                 assert_same(below(node, site), sum(one.pooled(ALPHA) for one in inside))
 
-    def test_records_without_images_do_not_reach_the_projector(
-        self, llava: LoadedModel, text_data: Path
-    ) -> None:
+    def test_records_without_images_do_not_reach_the_projector(self, llava: LoadedModel, text_data: Path) -> None:
         found = collect(llava, read_records(text_data).records, everything(llava))
         for name in found.wanted.image:
             assert int(found.pooled[name].count.sum()) == 0

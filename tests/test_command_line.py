@@ -84,9 +84,7 @@ class TestEdit:
         again = chip(*arguments, "--out", "again", "--no-verify", cwd=workplace)
         assert again.returncode == 0, again.stderr
         assert digests(workplace / "again") == digests(out)
-        audited = chip(
-            "audit", "model", "again", "--data", "data", "--forget", "patient_1", "--json", cwd=workplace
-        )
+        audited = chip("audit", "model", "again", "--data", "data", "--forget", "patient_1", "--json", cwd=workplace)
         assert audited.returncode == 0, audited.stderr
         assert json.loads(audited.stdout)["rows"] == result["rows"]
 

@@ -92,7 +92,7 @@ def test_paths_are_relative_to_the_file(
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['top-q = 3'], "no flag is called 'top-q'"),
+        (["top-q = 3"], "no flag is called 'top-q'"),
         (["[edit]", "forgets = 3"], "no flag is called 'forgets'"),
         (["[edti]", "top-k = 3"], "no flag is called 'edti'"),
         (["edit = 3"], r"\[edit\] must be a table"),

@@ -251,8 +251,9 @@ class TestOutputs:
         shutil.copytree(llama_directory, out)
         (out / "old.txt").write_text("old")
         before = digests(out)
-        with pytest.raises(ChipError), StagedCheckpoint(
-            Checkpoint(llama_directory), edit_of(change_of(tensor="other")), out, force=True
+        with (
+            pytest.raises(ChipError),
+            StagedCheckpoint(Checkpoint(llama_directory), edit_of(change_of(tensor="other")), out, force=True),
         ):
             pass
         assert digests(out) == before
@@ -388,9 +389,7 @@ class TestReceipts:
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("name", ["receipt", "edit_out", "statistics"])
-    def test_nothing_of_chips_own_is_written_into_a_model(
-        self, tmp_path: Path, hospital_data: Path, name: str
-    ) -> None:
+    def test_nothing_of_chips_own_is_written_into_a_model(self, tmp_path: Path, hospital_data: Path, name: str) -> None:
         model = tiny_models.llava(tmp_path / "model")
         before = digests(model)
         asked = request(model, hospital_data, tmp_path / "out", "patient_1", **{name: model / "model.safetensors"})

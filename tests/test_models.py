@@ -111,9 +111,7 @@ class TestSites:
 class TestStoredNames:
     @pytest.mark.parametrize("family", QWEN)
     @pytest.mark.parametrize("rename", [str, new_names], ids=["published", "today's"])
-    def test_qwen_names_old_and_new_are_proved(
-        self, tmp_path: Path, family: str, rename: Callable[[str], str]
-    ) -> None:
+    def test_qwen_names_old_and_new_are_proved(self, tmp_path: Path, family: str, rename: Callable[[str], str]) -> None:
         directory = tiny_models.qwen_vision(tmp_path / "model", family)
         tiny_models.rename_tensors(directory, rename)
         loaded = load_qwen(directory)
@@ -326,8 +324,10 @@ def build(kind: str, directory: Path) -> Path:
             "fp16": {"dtype": torch.float16},
             "untemplated": {"chat_template": None},
         }[trait]
-    return tiny_models.llava(directory, **options) if family == "llava" else tiny_models.text_model(
-        directory, family, **options
+    return (
+        tiny_models.llava(directory, **options)
+        if family == "llava"
+        else tiny_models.text_model(directory, family, **options)
     )
 
 

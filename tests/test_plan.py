@@ -102,9 +102,7 @@ class TestPlan:
         assert not list(tmp_path.iterdir())
         assert plan.as_json()["out"] == str(tmp_path / "out")
 
-    def test_it_never_prints_what_records_say(
-        self, tmp_path: Path, llava_directory: Path, hospital_data: Path
-    ) -> None:
+    def test_it_never_prints_what_records_say(self, tmp_path: Path, llava_directory: Path, hospital_data: Path) -> None:
         prepared = prepare_edit(request(llava_directory, hospital_data, tmp_path / "out", "patient_1"))
         said = str(prepared.plan.as_json())
         for one in prepared.hierarchy.records:

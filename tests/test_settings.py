@@ -1,11 +1,12 @@
 """Settings: limits are kept in one place, and what is described is what bears on the method."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from chip.errors import ChipError
-from chip.settings import SETTING_NAMES, EditSettings
+from chip.settings import EditSettings
 
 INFINITY, NOT_A_NUMBER = float("inf"), float("nan")
 
@@ -72,4 +73,6 @@ def test_only_what_bears_on_the_method_is_described() -> None:
     assert not {"unknown_images", "seed"} & set(EditSettings(toward="mean").described())
     assert {"unknown_images", "seed"} <= set(EditSettings(toward="unknown").described())
     assert "batch_size" not in {*chip, *oblique}
-    assert {*chip, *oblique} <= SETTING_NAMES
+    assert {*chip, *oblique} <= {field.name for field in fields(EditSettings)}
+    assert "overshoot" in EditSettings(toward="beyond").described()
+    assert "overshoot" not in EditSettings(toward="unknown").described()

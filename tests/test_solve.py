@@ -305,9 +305,7 @@ class TestSolvingAModel:
         values = {"keys": "answer", "toward": "unknown", "unknown_images": 6, "layers": "0"}
         setting = Setting(llava, llava_directory, hospital_data, "patient_1", **values)
         split, site = setting.problem.split, "model.language_model.layers.0.mlp.down_proj"
-        others = {
-            image_digest(path): path for i in split.retain for path in setting.records[i].images
-        }
+        others = {image_digest(path): path for i in split.retain for path in setting.records[i].images}
         assert len(others) == 6
         mean = setting.reference.weight(site) @ setting.rows(split.retain, site).mean(0)
         aims, keys = [], []

@@ -44,7 +44,8 @@ def edit(
     alpha: Alpha = _STANDARD.alpha,
     keys: Annotated[str, typer.Option(help="oblique: answer, image or both.", envvar="CHIP_KEYS")] = _STANDARD.keys,
     toward: Annotated[
-        str, typer.Option(help="oblique: mean, or unknown (what other images would give).", envvar="CHIP_TOWARD")
+        str,
+        typer.Option(help="oblique: mean, unknown (what other images would give), or beyond it.", envvar="CHIP_TOWARD"),
     ] = _STANDARD.toward,
     strength: Annotated[
         float | None, typer.Option(help="oblique: the weight β of forgetting; 1 by default.", envvar="CHIP_STRENGTH")
@@ -60,8 +61,12 @@ def edit(
         float, typer.Option(help="oblique: extra weight w of the comparison records.", envvar="CHIP_SIBLING_WEIGHT")
     ] = _STANDARD.sibling_weight,
     unknown_images: Annotated[
-        int, typer.Option(help="oblique, toward unknown: other images shown.", envvar="CHIP_UNKNOWN_IMAGES")
+        int, typer.Option(help="oblique, unknown and beyond: other images shown.", envvar="CHIP_UNKNOWN_IMAGES")
     ] = _STANDARD.unknown_images,
+    overshoot: Annotated[
+        float,
+        typer.Option(help="oblique, beyond: distortion up to which a change is enlarged.", envvar="CHIP_OVERSHOOT"),
+    ] = _STANDARD.overshoot,
     statistics: Annotated[
         Path | None,
         typer.Option(help="Statistics file, reused or made; beside the output by default.", envvar="CHIP_STATISTICS"),
@@ -100,6 +105,7 @@ def edit(
         ridge=ridge,
         sibling_weight=sibling_weight,
         unknown_images=unknown_images,
+        overshoot=overshoot,
         seed=seed,
         batch_size=batch_size,
     )

@@ -45,11 +45,17 @@ class Change:
         return left if self.right is None else left @ self.right.astype(np.float64)
 
     def apply(self, values: Array) -> Array:
-        """The changed tensor, in the dtype and shape of `values`: computed in 64 bits and rounded once."""
+        """The changed tensor, in the dtype and shape of `values`: computed in 64 bits and rounded once.
+
+        Raises ChipError where the change is of another shape."""
         matrix = values.reshape(values.shape[0], -1)
-        rows = slice(None) if self.rows is None else self.rows
+        rows = np.arange(len(matrix)) if self.rows is None else self.rows
+        shape = (self.left.shape[0], (self.left if self.right is None else self.right).shape[1])
+        if shape != (len(rows), matrix.shape[1]):
+            raise ChipError(f"the edit of {self.tensor} does not fit its shape {values.shape}: it is of another model")
         changed = matrix.copy()
-        changed[rows] = (matrix[rows].astype(np.float64) + self.delta()).astype(values.dtype)
+        with np.errstate(over="ignore"):  # what overflows is refused by whoever writes it
+            changed[rows] = (matrix[rows].astype(np.float64) + self.delta()).astype(values.dtype)
         return changed.reshape(values.shape)
 
 

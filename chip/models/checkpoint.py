@@ -6,6 +6,7 @@ The format is eight bytes of header length (little endian), a JSON header, and t
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,12 +109,18 @@ class Checkpoint:
                 return shards
             raise ChipError(f"{self.directory} holds {len(shards)} .safetensors files but no index that orders them")
         try:
-            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            named = sorted(set(weight_map.values()))
         except (ValueError, KeyError, AttributeError, TypeError) as problem:
             raise ChipError(f"{index} is not an index of shards: {problem}") from problem
+        if not named:
+            raise ChipError(f"{index} names no shard")
         missing = [name for name in named if self.directory / str(name) not in shards]
         if missing:
             raise ChipError(f"{index} names {missing[0]}, which is not there")
+        held = {tensor.name for name in named for tensor in read_header(self.directory / name)}
+        if absent := sorted(set(weight_map) - held):
+            raise ChipError(f"{index} names {absent[0]}, which no shard holds")
         return [self.directory / name for name in named]
 
     @cached_property
@@ -158,13 +165,29 @@ def read_header(path: Path) -> list[StoredTensor]:
             for name, entry in header.items()
             if name != "__metadata__"
         ]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as problem:
         raise ChipError(f"{path} has a damaged safetensors header: {problem}") from problem
-    for tensor in tensors:
+    end = 8 + length
+    for tensor in sorted(tensors, key=_start):
+        if not _sane(tensor):
+            raise ChipError(f"{path} has a damaged safetensors header: the entry of {tensor.name} makes no sense")
         itemsize = DTYPES[tensor.dtype].itemsize if tensor.dtype in DTYPES else None
-        expected = None if itemsize is None else int(np.prod(tensor.shape, dtype=np.int64)) * itemsize
+        expected = None if itemsize is None else math.prod(tensor.shape) * itemsize
         if not 8 + length <= tensor.start <= tensor.stop <= size:
             raise ChipError(f"{path} is truncated: {tensor.name} ends beyond the end of the file")
         if expected is not None and expected != tensor.stop - tensor.start:
             raise ChipError(f"{path}: the bytes of {tensor.name} do not fit its shape")
+        if tensor.start < end:
+            raise ChipError(f"{path} has a damaged safetensors header: {tensor.name} overlaps with another tensor")
+        end = tensor.stop
     return tensors
+
+
+def _start(tensor: StoredTensor) -> tuple[int, int]:
+    numbers = isinstance(tensor.start, int) and isinstance(tensor.stop, int)
+    return (tensor.start, tensor.stop) if numbers else (-1, -1)
+
+
+def _sane(tensor: StoredTensor) -> bool:
+    sizes = (*tensor.shape, tensor.start, tensor.stop)
+    return isinstance(tensor.dtype, str) and all(type(size) is int and size >= 0 for size in sizes)

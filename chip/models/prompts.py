@@ -102,6 +102,10 @@ class Prompts:
         answer = plain[start:]
         if not answer or not self.tokenizer.decode(answer, skip_special_tokens=True).strip():
             raise ChipError(f"record on line {record.line}: its answer comes to no tokens in this model's vocabulary")
+        if self.image_token_id is not None and self.image_token_id in self._tokenize(
+            record.question + (record.text or ""), False
+        ):
+            raise ChipError(f"record on line {record.line}: its question holds the model's image placeholder")
         if self.image_token_id is not None and self.image_token_id in answer:
             raise ChipError(f"record on line {record.line}: its answer holds the model's image placeholder")
         if not images:
@@ -154,9 +158,10 @@ class Prompts:
         on the left for generation."""
         width = max(len(one) for one in encoded)
         fill = {"input_ids": self.padding}
+        kinds = {key: value.dtype for one in encoded for key, value in one.sequence.items()}
         inputs = {
-            key: torch.stack([_pad(one.sequence[key], width, fill.get(key, 0), left) for one in encoded])
-            for key in encoded[0].sequence
+            key: torch.stack([_pad(_row(one, key, kind), width, fill.get(key, 0), left) for one in encoded])
+            for key, kind in kinds.items()
         }
         real = torch.stack([_pad(torch.ones(len(one), dtype=torch.bool), width, 0, left) for one in encoded])
         inputs["attention_mask"] = real.long()
@@ -196,3 +201,8 @@ def _common_prefix(first: list[int], second: list[int]) -> int:
 def _pad(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
     missing = width - values.shape[0]
     return torch.nn.functional.pad(values, (missing, 0) if left else (0, missing), value=fill)
+
+
+def _row(one: Encoded, key: str, kind: torch.dtype) -> Tensor:
+    """What a record has one entry a token of; zeros where it shows no image and its processor gave none."""
+    return one.sequence.get(key, torch.zeros(len(one), dtype=kind))

@@ -69,8 +69,8 @@ def choose_layers(sites: Sequence[Site], spelled: str | None) -> tuple[int, ...]
         return tuple(range(count))
     chosen: set[int] = set()
     for piece in spelled.split(","):
-        first, _, last = piece.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ChipError(f"--layers {spelled!r} is not of the form 22-27 or 0,2,5-7")
         low, high = int(first), int(last or first)
         if low > high or high >= count:

@@ -70,7 +70,7 @@ def _read_levels(path: Path) -> tuple[str, ...]:
 def _parse(line: bytes, at: _At, directory: Path, levels: tuple[str, ...]) -> Record:
     try:
         value = json.loads(line)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise at.error(f"not a JSON object ({problem})") from problem
     if not isinstance(value, dict):
         raise at.error("not a JSON object")
@@ -98,6 +98,8 @@ def _path(value: object, at: _At, levels: tuple[str, ...]) -> NodePath:
         raise at.error('every name in "path" must be text that is not empty')
     if any(not name.isprintable() for name in value):
         raise at.error('a name in "path" holds control characters')
+    if any("/" in name for name in value):
+        raise at.error('a name in "path" holds "/", which stands between names where nodes are named')
     if len(value) > len(levels):
         raise at.error(
             f"the path has {len(value)} names, but there are only {len(levels)} levels ({', '.join(levels)})"
@@ -131,9 +133,13 @@ def _images(value: Mapping[str, object], at: _At, directory: Path) -> tuple[Path
 
 
 def _image(name: str, at: _At, directory: Path) -> Path:
-    path = (directory / name).resolve()
+    try:
+        path = (directory / name).resolve()
+        there = path.is_file()
+    except (OSError, ValueError) as problem:
+        raise at.error(f"an image's name cannot be the name of a file ({problem.__class__.__name__})") from problem
     if not path.is_relative_to(directory):
         raise at.error(f"the image {name!r} lies outside the data directory")
-    if not path.is_file():
+    if not there:
         raise at.error(f"the image {name!r} is not there")
     return path

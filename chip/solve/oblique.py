@@ -7,13 +7,14 @@ the A⁻¹-orthogonal projector onto the span of the keys: oblique in the plain 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from chip.errors import ChipError
 
+_LARGEST_FACTOR = 3.0
 _STRENGTHS = (1e-8, 1e12)
 """Between these the largest strength within a budget is looked for, by bisection of its logarithm."""
 
@@ -33,7 +34,17 @@ class Solution:
 
     @property
     def delta(self) -> Tensor:
+        """The change itself, (D, d)."""
         return self.left if self.right is None else self.left @ self.right
+
+    def enlarged(self, budget: float) -> "Solution":
+        """The same change times the largest factor from 1 to 3 for which its distortion stays within `budget`.
+
+        Scaling Δ by 1 + γ is solving for the aims y + γ (y − W x): the keys are sent beyond their aims, along the
+        same line. A change that is over the budget already stays as it is.
+        """
+        factor = min(max((budget / self.distortion) ** 0.5, 1.0), _LARGEST_FACTOR) if self.distortion > 0 else 1.0
+        return replace(self, left=self.left * factor, distortion=self.distortion * factor**2)
 
 
 class Metric:

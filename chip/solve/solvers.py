@@ -55,7 +55,7 @@ def solve_oblique(problem: Problem) -> Solved:
     image_sites = [site for site in sites if site.role == "projector"]
     answer_sites = [site for site in sites if site.role == "language"]
     kept = _answer_moments(problem, answer_sites) if answer_sites else {}
-    aims = _unknown_outputs(problem, answer_sites) if answer_sites and problem.settings.toward == "unknown" else {}
+    aims = _unknown_outputs(problem, answer_sites) if answer_sites and problem.settings.toward != "mean" else {}
     changes: list[Change] = []
     reports: list[SiteReport] = []
     with restored(problem.loaded.model, sites):
@@ -76,7 +76,10 @@ def solve_oblique(problem: Problem) -> Solved:
             unknown, shown = aims.get(site.name, (toward_mean, torch.zeros(len(keys), 1, dtype=torch.bool)))
             aim = torch.where(shown.to(unknown.device), unknown, toward_mean)
             moment = _weighted(retain, comparison, problem.settings.sibling_weight)
-            _apply(problem, site, _solve_site(problem, weight, keys, aim, moment), changes, reports)
+            solution = _solve_site(problem, weight, keys, aim, moment)
+            if problem.settings.toward == "beyond":
+                solution = solution.enlarged(problem.settings.largest_overshoot)
+            _apply(problem, site, solution, changes, reports)
     return as_edit(problem, changes, reports)
 
 
