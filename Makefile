@@ -1,6 +1,6 @@
 # Every target sets up what it needs by itself: a virtual environment in .venv with the versions of constraints.txt.
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/installed
 DEMO ?= demo
 
@@ -8,7 +8,7 @@ DEMO ?= demo
 
 demo: $(INSTALLED)
 	$(BIN)/chip demo $(DEMO)
-	cd $(DEMO) && ../$(BIN)/chip edit model --forget patient_123 --force
+	cd $(DEMO) && $(BIN)/chip edit model --forget patient_123 --force
 	$(BIN)/python examples/ask.py $(DEMO)/model $(DEMO)/model-forgotten --data $(DEMO)/records --node patient_123
 
 test: $(INSTALLED)
@@ -22,10 +22,10 @@ lint: $(INSTALLED)
 
 # Types and import rules are checked on what a wheel installs, where kernels/ and examples/hospital/ lie inside chip.
 types: build/wheel
-	cd build/wheel && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p chip
+	cd build/wheel && $(BIN)/mypy --config-file ../../pyproject.toml -p chip
 
 imports: build/wheel
-	cd build/wheel && ../../$(BIN)/lint-imports --config ../../pyproject.toml
+	cd build/wheel && $(BIN)/lint-imports --config ../../pyproject.toml
 
 build/wheel: $(INSTALLED) FORCE
 	rm -rf build

@@ -11,6 +11,9 @@ from pathlib import Path
 from chip.errors import ChipError
 
 _READ_BYTES = 1 << 20
+_HEAD_BYTES = 4096
+_MARK = b"chip-"
+"""Stands near the beginning of every file that chip writes, in the name of its format."""
 
 
 def file_digest(path: Path) -> str:
@@ -36,6 +39,16 @@ def write_private(path: Path, data: bytes) -> None:
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise ChipError where `path` is a file that chip did not write: none is ever replaced."""
+    if path.is_dir():
+        raise ChipError(f"{path} is a directory; name a file")
+    if path.exists():
+        with path.open("rb") as handle:
+            if _MARK not in handle.read(_HEAD_BYTES):
+                raise ChipError(f"{path} exists and chip did not write it; name another file")
 
 
 @contextmanager

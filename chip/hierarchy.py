@@ -123,7 +123,7 @@ class Hierarchy:
         """
         spelled = {node: "/".join(node) for node in self.nodes}
         exact = [node for node, path in spelled.items() if path == name]
-        found = exact or [node for node, path in spelled.items() if path.endswith("/" + name)]
+        found = exact or self.namesakes(name)
         if len(found) == 1:
             return found[0]
         if found:
@@ -132,6 +132,10 @@ class Hierarchy:
         near = sorted(spelled[node] for node in self.nodes if name and name.lower() in node[-1].lower())
         hint = f"did you mean {_listed(near)}?" if near else "`chip inspect --data DIR` lists the nodes"
         raise ChipError(f"no node is called {name!r} in these records; {hint}")
+
+    def namesakes(self, name: str) -> list[NodePath]:
+        """Nodes below the root's children whose path ends in a name: not meant where that is a whole path itself."""
+        return sorted(node for node in self.nodes if "/".join(node).endswith("/" + name))
 
     def split(self, targets: Iterable[NodePath]) -> Split:
         """Target, siblings, shared, rest and comparison records for the nodes to forget.

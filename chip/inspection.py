@@ -1,10 +1,11 @@
 """What chip sees in a model and in a data directory, without loading a weight."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chip.hierarchy import NodePath, is_under
+from chip.hierarchy import NodePath
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_skeleton, resolve_model
 from chip.models.sites import find_stored
@@ -66,7 +67,5 @@ def inspect_model(model: str) -> SeenModel:
 def inspect_data(directory: Path) -> tuple[SeenNode, ...]:
     """Every node of a data directory, parents before children."""
     hierarchy = read_records(directory)
-    return tuple(
-        SeenNode(node, hierarchy.level_of(node), sum(is_under(path, node) for path in hierarchy.paths))
-        for node in sorted(hierarchy.nodes)
-    )
+    records = Counter(path[:length] for path in hierarchy.paths for length in range(1, len(path) + 1))
+    return tuple(SeenNode(node, hierarchy.level_of(node), records[node]) for node in sorted(hierarchy.nodes))

@@ -10,6 +10,9 @@ from chip.hierarchy import Hierarchy, Record, Split, is_under
 from chip.records.digests import image_digest
 
 _LINES_NAMED = 5
+_WORD = re.compile(r"\w+|[^\w\s]")
+_SHORTEST_ANSWER = 3
+"""Shorter answers ("no", "2") stand everywhere and mean nothing by themselves."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,16 @@ def overlap_warnings(hierarchy: Hierarchy, split: Split) -> list[str]:
     target = [hierarchy.records[i] for i in split.target]
     retained = [hierarchy.records[i] for i in split.retain]
     warnings = []
-    names = _own_names(hierarchy, split)
-    if lines := _lines_with(names, retained):
-        warnings.append(f"names of the target also stand in retained records ({lines}); those are kept as they are")
-    answers = {record.answer for record in target if record.answer}
-    shared = {_folded(record.answer) for record in retained if record.answer}
-    common = [answer for answer in answers if _folded(answer) in shared]
-    if common:
-        lines = _named_lines([r.line for r in retained if _folded(r.answer) in set(map(_folded, common))])
+    found, lines = _standing(_own_names(hierarchy, split), retained)
+    if found:
+        where = _named_lines(lines)
+        warnings.append(f"names of the target also stand in retained records ({where}); those are kept as they are")
+    answers = {record.answer for record in target if len(record.answer) >= _SHORTEST_ANSWER}
+    found, lines = _standing(answers, retained)
+    if found:
         warnings.append(
-            f"{len(common)} of the target's {len(answers)} answers are also answers of retained records ({lines}); "
-            "the edited model may still give them"
+            f"{len(found)} of the target's {len(answers)} answers also stand in retained records "
+            f"({_named_lines(lines)}); the edited model may still give them"
         )
     shown = {image_digest(path) for record in retained for path in record.images}
     own = {image_digest(path) for record in target for path in record.images}
@@ -83,19 +85,26 @@ def _own_names(hierarchy: Hierarchy, split: Split) -> set[str]:
     return inside - outside
 
 
-def _lines_with(names: set[str], records: Sequence[Record]) -> str:
-    if not names:
-        return ""
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted(names)), re.IGNORECASE)
-    found = [r.line for r in records if pattern.search(f"{r.question}\n{r.answer}\n{r.text or ''}")]
-    return _named_lines(found) if found else ""
+def _standing(phrases: set[str], records: Sequence[Record]) -> tuple[set[tuple[str, ...]], list[int]]:
+    """Which phrases stand in the records, as words, and on which lines; in time that grows with the records alone."""
+    wanted = {_words(phrase) for phrase in phrases} - {()}
+    lengths = {len(phrase) for phrase in wanted}
+    found: set[tuple[str, ...]] = set()
+    lines = []
+    for record in records:
+        words = _words(f"{record.question}\n{record.answer}\n{record.text or ''}")
+        here = {words[i : i + n] for n in lengths for i in range(len(words) - n + 1)} & wanted
+        if here:
+            found |= here
+            lines.append(record.line)
+    return found, lines
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.casefold()))
 
 
 def _named_lines(lines: Sequence[int]) -> str:
     shown = ", ".join(map(str, lines[:_LINES_NAMED]))
     more = f" and {len(lines) - _LINES_NAMED} more" if len(lines) > _LINES_NAMED else ""
     return f"line{'s' if len(lines) > 1 else ''} {shown}{more}"
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from chip.errors import ChipError
+from chip.errors import UsageError
 
 METHODS = ("oblique", "chip")
 KEYS = ("answer", "image", "both")
@@ -67,7 +67,9 @@ class EditSettings:
         if self.retain_budget is not None:
             _require(0 < self.retain_budget < math.inf, "--retain-budget must be above 0", self.retain_budget)
             if self.strength is not None:
-                raise ChipError("--strength and --retain-budget exclude each other: a budget finds the strength itself")
+                raise UsageError(
+                    "--strength and --retain-budget exclude each other: a budget finds the strength itself"
+                )
 
     @property
     def fixed_strength(self) -> float | None:
@@ -94,9 +96,9 @@ class EditSettings:
 
 def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ChipError(f"{flag} {value!r} is none of {', '.join(choices)}")
+        raise UsageError(f"{flag} {value!r} is none of {', '.join(choices)}")
 
 
 def _require(holds: bool, rule: str, value: float) -> None:
     if not holds:
-        raise ChipError(f"{rule}; it is {value}")
+        raise UsageError(f"{rule}; it is {value}")

@@ -15,8 +15,9 @@ from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.edit import StagedCheckpoint, refuse_existing, save_edit
 from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
 from chip.edit.writer import files_left_behind
-from chip.errors import ChipError
-from chip.hierarchy import Hierarchy, Record, Split
+from chip.errors import ChipError, UsageError
+from chip.files import refuse_foreign
+from chip.hierarchy import Hierarchy, Split
 from chip.measure import Group, Score, audit_groups, measure_answers, score
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model, resolve_model
@@ -24,6 +25,7 @@ from chip.models.sites import StoredSite, stored_sites
 from chip.plan import Plan, overlap_warnings
 from chip.progress import Track, silent
 from chip.records import read_records
+from chip.records.digests import divide_images
 from chip.settings import EditSettings
 from chip.solve.problem import Problem, SiteReport, Solved, chosen_sites, wanted
 from chip.solve.solvers import solve
@@ -90,6 +92,8 @@ class PreparedEdit:
 
 def prepare_edit(request: EditRequest) -> PreparedEdit:
     """Read and check everything that an edit needs, and plan it. Writes nothing."""
+    if request.verify_records < 1:
+        raise UsageError("--verify-records must be at least 1; --no-verify asks nobody")
     directory = resolve_model(request.model)
     out = request.out or default_output(request.model)
     hierarchy = read_records(request.data)
@@ -100,6 +104,9 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
     checkpoint = Checkpoint(directory)
     loaded = load_model(checkpoint, request.device, request.dtype)
     sites = chosen_sites(loaded.sites, request.settings)
+    obstacle = divide_images(hierarchy, split).obstacle
+    if request.settings.method == "oblique" and request.settings.keys == "image" and obstacle:
+        raise ChipError(f"{obstacle}; use --keys answer")
     stored = stored_sites(loaded.model, checkpoint, sites)
     source = find_statistics(
         request.statistics or default_statistics(request.model, out),
@@ -116,8 +123,9 @@ def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
     """Collect, solve, write, verify. On any failure nothing is left at the output."""
     request, loaded = prepared.request, prepared.loaded
     groups = audit_groups(prepared.hierarchy, prepared.split, limit=request.verify_records, seed=request.settings.seed)
-    verify = request.verify and not request.dry_run
-    before = _scores(loaded, groups, track, "asking the model before") if verify else []
+    verify, size = request.verify and not request.dry_run, request.settings.batch_size
+    salt = b"" if request.dry_run else read_salt()
+    before = _scores(loaded, groups, size, track, "asking the model before") if verify else []
     statistics = _statistics(prepared, track)
     solved = solve(
         Problem(loaded, prepared.stored, prepared.hierarchy, prepared.split, statistics, request.settings, track)
@@ -132,21 +140,33 @@ def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
         edited = Checkpoint(staged.directory)
         if verify:
             loaded.model.to("cpu")  # type: ignore[arg-type]  # makes room: an accelerator may not hold both
-            after = _scores(load_model(edited, request.device, request.dtype), groups, track, "asking the model after")
+            after = _scores(
+                load_model(edited, request.device, request.dtype), groups, size, track, "asking the model after"
+            )
             rows = tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
-        receipt = _receipt(prepared, solved, rows, edited.digest)
-        if request.edit_out is not None:
-            save_edit(solved.edit, request.edit_out)
-        write_receipt(prepared.plan.receipt, receipt)
-        staged.commit()
+        receipt = _receipt(prepared, solved, rows, edited.digest, salt)
+        written = [prepared.plan.receipt]
+        try:
+            write_receipt(prepared.plan.receipt, receipt)
+            if request.edit_out is not None:
+                save_edit(solved.edit, request.edit_out)
+                written.append(request.edit_out)
+            staged.commit()
+        except BaseException:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
     return EditResult(solved.sites, rows, out, prepared.plan.receipt, request.edit_out)
 
 
 def collect_statistics(
     model: str, data: Path, path: Path, settings: EditSettings, device: str, dtype: str, track: Track = silent
-) -> StatisticsSource:
+) -> tuple[Statistics, Provenance]:
     """Collect what every method may want, for all layers, and keep it at `path`, so that later requests need not."""
     checkpoint, hierarchy = Checkpoint(resolve_model(model)), read_records(data)
+    refuse_foreign(path)
+    if path.resolve().is_relative_to(checkpoint.directory.resolve()):
+        raise ChipError(f"{path} lies inside {checkpoint.directory}; statistics hold node names, keep them outside")
     loaded = load_model(checkpoint, device, dtype)
     sees = any(site.role == "projector" for site in loaded.sites)
     everything = Wanted(
@@ -159,7 +179,7 @@ def collect_statistics(
         loaded, hierarchy.records, everything, alpha=settings.alpha, batch_size=settings.batch_size, track=track
     )
     save_statistics(statistics, provenance, path)
-    return StatisticsSource(path, provenance, everything, statistics)
+    return statistics, provenance
 
 
 def audit(
@@ -170,6 +190,7 @@ def audit(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    batch_size: int = 16,
     records: int = 200,
     seed: int = 0,
     track: Track = silent,
@@ -179,7 +200,9 @@ def audit(
     split = hierarchy.split([hierarchy.resolve(name) for name in forget])
     groups = audit_groups(hierarchy, split, limit=records, seed=seed)
     before, after = (
-        _scores(load_model(Checkpoint(resolve_model(model)), device, dtype), groups, track, f"asking {model}")
+        _scores(
+            load_model(Checkpoint(resolve_model(model)), device, dtype), groups, batch_size, track, f"asking {model}"
+        )
         for model in (base, edited)
     )
     return tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
@@ -214,9 +237,9 @@ def _statistics(prepared: PreparedEdit, track: Track) -> Statistics:
     return statistics
 
 
-def _scores(loaded: LoadedModel, groups: Sequence[Group], track: Track, doing: str) -> list[Score]:
+def _scores(loaded: LoadedModel, groups: Sequence[Group], batch_size: int, track: Track, doing: str) -> list[Score]:
     records = [record for group in groups for record in group.records]
-    answers = iter(measure_answers(loaded, records, track=track, doing=doing))
+    answers = iter(measure_answers(loaded, records, batch_size=batch_size, track=track, doing=doing))
     return [score([next(answers) for _ in group.records]) for group in groups]
 
 
@@ -232,11 +255,15 @@ def _plan(
 ) -> Plan:
     groups = {name: len(getattr(split, name)) for name in ("target", "siblings", "shared", "rest")}
     notices = [source.notice] if source.notice else []
+    for name in (name for name in request.forget if (name,) in hierarchy.nodes and hierarchy.namesakes(name)):
+        others = ", ".join("/".join(node) for node in hierarchy.namesakes(name))
+        notices.append(f"{name} is taken as the whole path; other nodes bear the name too: {others}")
     if not loaded.family.known:
         notices.append(f"the family {loaded.family.name!r} is not in chip's table: its sites were found by name")
     if not loaded.prompts.has_chat_template:
         notices.append("the model has no chat template: records are shown as the question, a line break, the answer")
-    notices += _oblique_notices(request.settings, loaded, [hierarchy.records[i] for i in split.target])
+    if request.settings.method == "oblique":
+        notices += _oblique_notices(request.settings, loaded, hierarchy, split)
     tensors = [tensor for site in stored.values() for tensor in (site.weight, site.bias) if tensor is not None]
     if request.settings.method == "oblique":
         tensors = [site.weight for site in stored.values()]
@@ -255,18 +282,19 @@ def _plan(
         out=None if request.dry_run else out,
         statistics=f"{source.path} ({_fate(request, source)})",
         receipt=None if request.dry_run else request.receipt or out.with_name(out.name + ".receipt.json"),
-        left_behind=tuple(files_left_behind(checkpoint.directory)),
+        left_behind=tuple(files_left_behind(checkpoint)),
         notices=tuple(notices),
         warnings=tuple(overlap_warnings(hierarchy, split)),
     )
 
 
-def _oblique_notices(settings: EditSettings, loaded: LoadedModel, target: Sequence[Record]) -> list[str]:
+def _oblique_notices(settings: EditSettings, loaded: LoadedModel, hierarchy: Hierarchy, split: Split) -> list[str]:
     notices = []
-    if settings.method == "oblique" and settings.keys == "both" and not loaded.prompts.sees:
-        notices.append("the model sees no images: keys are taken at the answers alone")
-    blind = sum(not record.images for record in target)
-    if settings.method == "oblique" and settings.toward != "mean" and blind:
+    obstacle = divide_images(hierarchy, split).obstacle if loaded.prompts.sees else "the model sees no images"
+    if settings.keys == "both" and obstacle:
+        notices.append(f"keys are taken at the answers alone: {obstacle}")
+    blind = sum(not hierarchy.records[i].images for i in split.target)
+    if settings.toward != "mean" and settings.keys != "image" and blind:
         notices.append(f"{blind} of the target's records show no image: their answers are sent toward the mean")
     return notices
 
@@ -278,6 +306,8 @@ def _refuse_inside(out: Path, directory: Path, request: EditRequest) -> None:
         for checkpoint in (out, directory):
             if path is not None and path.resolve().is_relative_to(checkpoint.resolve()):
                 raise ChipError(f"{flag} {path} lies inside {checkpoint}; it must stay outside of what is released")
+        if path is not None:
+            refuse_foreign(path)
 
 
 def _fate(request: EditRequest, source: StatisticsSource) -> str:
@@ -286,8 +316,7 @@ def _fate(request: EditRequest, source: StatisticsSource) -> str:
     return "collected, not kept" if request.dry_run else "to be collected"
 
 
-def _receipt(prepared: PreparedEdit, solved: Solved, rows: Sequence[Row], digest: str) -> dict[str, Any]:
-    salt = read_salt()
+def _receipt(prepared: PreparedEdit, solved: Solved, rows: Sequence[Row], digest: str, salt: bytes) -> dict[str, Any]:
     return {
         "method": solved.edit.method,
         "settings": dict(solved.edit.settings),

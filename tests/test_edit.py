@@ -154,11 +154,18 @@ class TestWriter:
         shutil.copytree(llama_directory, base)
         left = ["optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "trainer_state.json", "x.ckpt"]
         left += ["pytorch_model.bin", "checkpoint-5/optimizer.safetensors", "data.pkl"]
+        left += [
+            "consolidated.safetensors.bak",
+            "model.gguf",
+            "checkpoint-5/config.json",
+            ".git/HEAD",
+            "old.receipt.json",
+        ]
         kept = ["README.md", "deep/er/notes.txt"]
         for name in left + kept:
             (base / name).parent.mkdir(parents=True, exist_ok=True)
             (base / name).write_text("content")
-        assert sorted(files_left_behind(base)) == sorted(left)
+        assert sorted(files_left_behind(Checkpoint(base))) == sorted(left)
         out = self.write(base, edit_of(), tmp_path / "out")
         assert set(digests(out)) == set(digests(base)) - set(left)
         assert (out / "deep/er/notes.txt").read_text() == "content"

@@ -55,7 +55,7 @@ class TestOverlap:
     def test_answers_in_common_are_counted_and_not_printed(self, tmp_path: Path) -> None:
         second = record("inst_0/patient_1", "what is found ?", "Clear  lungs")
         said = warnings_of(tmp_path, "patient_1", OWN, second, OTHER, record("inst_1", "and here ?", "clear lungs"))
-        assert "1 of the target's 2 answers are also answers of retained records (line 4)" in said
+        assert "1 of the target's 2 answers also stand in retained records (line 4)" in said
         assert "lungs" not in said.lower()
 
     def test_images_in_common_by_content(self, tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from chip.edit import Change, Edit
 from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
-from chip.records.digests import image_digest
+from chip.records.digests import divide_images, image_digest
 from chip.settings import EditSettings
 from chip.solve import oblique, orthogonal
 from chip.solve.problem import Problem, Solved, chosen_sites
-from chip.solve.solvers import owned_images, solve
+from chip.solve.solvers import solve
 
 SEEDS = st.integers(0, 2**31)
 
@@ -359,7 +359,7 @@ class TestSolvingAModel:
     ) -> None:
         setting = Setting(llava, llava_directory, hospital_data, target, keys=keys, toward="mean")
         split, site = setting.problem.split, "model.multi_modal_projector.linear_2"
-        owned = owned_images(setting.problem)
+        owned = divide_images(setting.problem.hierarchy, setting.problem.split).owned
         assert owned
 
         def images(positions: tuple[int, ...]) -> dict[str, Tensor]:
@@ -396,7 +396,7 @@ class TestSolvingAModel:
 class TestOwnedImages:
     def owned(self, llava: LoadedModel, directory: Path, data: Path, *targets: str) -> set[str]:
         one = problem(llava, directory, data, *targets, method="chip", layers="0")
-        owned = owned_images(one)
+        owned = divide_images(one.hierarchy, one.split).owned
         return {path.name for r in one.hierarchy.records for path in r.images if image_digest(path) in owned}
 
     @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import sys
 
 from chip.cli.app import app
-from chip.errors import ChipError
+from chip.errors import ChipError, UsageError
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
         app()
     except ChipError as problem:
         print(f"chip: {problem}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        sys.exit(2 if isinstance(problem, UsageError) else 1)
     except KeyboardInterrupt:
         print("chip: interrupted; nothing was left behind", file=sys.stderr)  # noqa: T201
         sys.exit(130)

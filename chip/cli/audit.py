@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from chip.cli.options import Data, Device, Dtype, Forget, Json, Seed, VerifyRecords, quiet_libraries
+from chip.cli.options import BatchSize, Data, Device, Dtype, Forget, Json, Seed, VerifyRecords, quiet_libraries
 
 
 def audit(
@@ -15,6 +15,7 @@ def audit(
     data: Data,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    batch_size: BatchSize = 16,
     seed: Seed = 0,
     verify_records: VerifyRecords = 200,
     json: Json = False,
@@ -26,7 +27,16 @@ def audit(
 
     printer = Printer(json)
     rows = ask_both(
-        base, edited, data, forget, device=device, dtype=dtype, records=verify_records, seed=seed, track=printer.track
+        base,
+        edited,
+        data,
+        forget,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        records=verify_records,
+        seed=seed,
+        track=printer.track,
     )
     printer.scores(rows)
     printer.result({"rows": [asdict(row) for row in rows]})

@@ -28,8 +28,8 @@ def collect(
     from chip.workflow import collect_statistics
 
     printer = Printer(json)
-    source = collect_statistics(str(model), data, out, settings, device, dtype, printer.track)
-    size, wanted = out.stat().st_size, source.wanted
-    printer.line(f"{len(source.provenance.records)} records collected at {len(wanted.pooled)} sites")
+    statistics, provenance = collect_statistics(model, data, out, settings, device, dtype, printer.track)
+    size, wanted = out.stat().st_size, statistics.wanted
+    printer.line(f"{len(provenance.records)} records collected at {len(wanted.pooled)} sites")
     printer.line(f"written: {out} ({size / 2**20:.1f} MiB)")
-    printer.result({"out": str(out), "records": len(source.provenance.records), "sites": wanted.pooled, "bytes": size})
+    printer.result({"out": str(out), "records": len(provenance.records), "sites": wanted.pooled, "bytes": size})

@@ -22,17 +22,17 @@ def read_defaults(path: Path | None, context: typer.Context) -> dict[str, dict[s
     except (OSError, ValueError) as problem:
         raise ChipError(f"{path} cannot be read as TOML: {problem}") from problem
     commands = getattr(context.command, "commands", {})
-    flags = {verb: {str(parameter.name) for parameter in command.params} for verb, command in commands.items()}
+    flags = {verb: {str(p.name): p for p in command.params} for verb, command in commands.items()}
     common = {key: value for key, value in content.items() if key not in flags}
     tables = {verb: content.get(verb, {}) for verb in flags}
     _refuse_unknown(path, common, set().union(*flags.values()))
     for verb, table in tables.items():
         if not isinstance(table, dict):
             raise ChipError(f"{path}: [{verb}] must be a table")
-        _refuse_unknown(path, table, flags[verb])
+        _refuse_unknown(path, table, set(flags[verb]))
     return {
         verb: {
-            name: _value(path, name, value)
+            name: _value(path, name, value, several=getattr(flags[verb][name], "multiple", False))
             for name, value in {_name(key): v for key, v in {**common, **tables[verb]}.items()}.items()
             if name in flags[verb]
         }
@@ -44,7 +44,9 @@ def _name(key: str) -> str:
     return key.replace("-", "_")
 
 
-def _value(path: Path, name: str, value: Any) -> Any:
+def _value(path: Path, name: str, value: Any, *, several: bool) -> Any:
+    if several and isinstance(value, str):
+        return [value]
     return str(path.parent / value) if name in _PATHS and isinstance(value, str) else value
 
 

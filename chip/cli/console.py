@@ -75,6 +75,9 @@ class Printer:
             distortion = "" if one.distortion is None else f"{one.distortion:.1e}"
             table.add_row(one.site, str(one.rank), f"{one.relative_change:.1e}", distortion)
         self.console.print(table)
+
+    def left_alone(self, sites: Sequence[Any]) -> None:
+        """The sites that an edit found nothing to remove from, with the reason."""
         for one in (one for one in sites if not one.rank):
             self.line(f"note: {one.site} is left alone: {one.reason}")
 

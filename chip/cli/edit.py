@@ -1,6 +1,5 @@
 """`chip edit`: forget nodes and write the new checkpoint."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -135,9 +134,10 @@ def edit(
     result = carry_out(prepared, printer.track)
     if dry_run:
         printer.sites(result.sites)
+    printer.left_alone(result.sites)
     if result.rows:
         printer.scores(result.rows)
     if result.out is not None:
         printer.line(f"written: {result.out}  (receipt: {result.receipt})")
         printer.line("Do not publish the model before and after together: their difference shows what was removed.")
-    printer.result({"plan": prepared.plan.as_json(), **asdict(result)})
+    printer.result({"plan": prepared.plan.as_json(), **result.as_json()})

@@ -72,7 +72,7 @@ class Collector:
                 finite.logical_and_((given.isfinite().all(-1) | ~batch.answer).all(-1))
                 self._answer[name] = _add(self._answer[name], given, batch.answer)
             if name in self._image and fresh is not None:
-                finite[batch.image.nonzero()[:, 0]] &= given.isfinite().all(-1)
+                finite[batch.image.nonzero()[~given.isfinite().all(-1), 0]] = False
                 self._image[name] = _add(self._image[name], given, fresh)
 
         return watch

@@ -83,21 +83,20 @@ def load_statistics(path: Path) -> tuple[Statistics, Provenance]:
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
             header = json.loads((handle.metadata() or {})["chip"])
-        tensors = load_file(path)
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as problem:
+        if header["format"] != FORMAT:
+            raise ChipError(f"{path} has the format {header['format']!r}; this version of chip reads {FORMAT}")
+        return _parsed(header, load_file(path))
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
         raise ChipError(f"{path} is no statistics file that chip wrote, or it is damaged ({problem})") from problem
-    if header.get("format") != FORMAT:
-        raise ChipError(f"{path} has the format {header.get('format')!r}; this version of chip reads {FORMAT}")
+
+
+def _parsed(header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Statistics, Provenance]:
     pooled = {
         name: PooledSums(*(tensors[f"pooled/{name}/{part}"] for part in ("total", "absolute", "count")))
         for name in _sites(tensors, "pooled")
     }
-    statistics = Statistics(
-        tuple(map(tuple, header["nodes"])),
-        header["alpha"],
-        pooled,
-        *(_moments(tensors, header, k) for k in ("answer", "image")),
-    )
+    answer, image = (_moments(tensors, header, kind) for kind in ("answer", "image"))
+    statistics = Statistics(tuple(map(tuple, header["nodes"])), header["alpha"], pooled, answer, image)
     records, levels = tuple(header["records"]), tuple(header["levels"])
     return statistics, Provenance(header["model"], header["dtype"], header["prompts"], levels, records)
 

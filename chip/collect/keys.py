@@ -1,6 +1,6 @@
 """Keys: what enters (or leaves) a site at chosen tokens of a few records, kept token by token.
 
-Only a target's records, and the images shown in their place, are few enough for this; everything else is sums.
+Only for what is few: a target's records, the images shown in their place, and the images they are compared with.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from chip.collect.passes import Watch, in_batches, run
 from chip.collect.statistics import accumulator_dtype
+from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
 from chip.models.prompts import Encoded
@@ -38,7 +39,7 @@ def image_inputs(loaded: LoadedModel, records: Sequence[Record], site: Site, siz
         encoded = [loaded.prompts.encode(record) for record in group]
         rows: list[Tensor] = []
         run(loaded, loaded.prompts.collate(encoded, loaded.device), {site: _keep(rows)})
-        start, given = 0, rows[0].to(accumulator_dtype(loaded.device))
+        start, given = 0, _finite(site.name, rows[0]).to(accumulator_dtype(loaded.device))
         for digest, length in image_segments(group, encoded):
             found.setdefault(digest, given[start : start + length])
             start += length
@@ -66,7 +67,13 @@ def _gather(
     for group in in_batches(encoded, size):
         batch = loaded.prompts.collate(group, loaded.device)
         run(loaded, batch, {site: watch(site.name, batch.answer) for site in sites})
-    return {name: torch.cat(rows).to(accumulator_dtype(loaded.device)) for name, rows in found.items()}
+    return {name: _finite(name, torch.cat(rows)).to(accumulator_dtype(loaded.device)) for name, rows in found.items()}
+
+
+def _finite(name: str, rows: Tensor) -> Tensor:
+    if not rows.isfinite().all():
+        raise ChipError(f"what passes through {name} for the target's records is not finite; try --dtype float32")
+    return rows
 
 
 def _keep(rows: list[Tensor]) -> Watch:

@@ -3,7 +3,8 @@
 The pass ends at the last watched site: nothing after it is computed, the logits least of all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from einops import rearrange
@@ -36,13 +37,22 @@ def run(loaded: LoadedModel, batch: Batch, watches: Mapping[Site, Watch]) -> Non
         for site in reached
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), enough_memory():
             loaded.model(**batch.inputs, use_cache=False)
     except _PassedLastSite:
         pass
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turns an accelerator's running out of memory into one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        raise ChipError("the accelerator ran out of memory; give a smaller --batch-size") from problem
 
 
 def _hook(

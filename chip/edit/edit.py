@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save
 
 from chip.errors import ChipError
 from chip.files import write_private
+from chip.models.checkpoint import DTYPES
 
 FORMAT = "chip-edit-1"
 Array = np.ndarray[Any, Any]
@@ -55,8 +56,23 @@ class Change:
             raise ChipError(f"the edit of {self.tensor} does not fit its shape {values.shape}: it is of another model")
         changed = matrix.copy()
         with np.errstate(over="ignore"):  # what overflows is refused by whoever writes it
-            changed[rows] = (matrix[rows].astype(np.float64) + self.delta()).astype(values.dtype)
+            changed[rows] = _rounded(matrix[rows].astype(np.float64) + self.delta(), values.dtype)
         return changed.reshape(values.shape)
+
+
+def _rounded(values: Array, dtype: np.dtype[Any]) -> Array:
+    """float64 values rounded once, to nearest even.
+
+    NumPy reaches bfloat16 through float32, which would round twice; rounding to odd on the way keeps what the second
+    rounding has to know (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+    """
+    if dtype != DTYPES["BF16"]:
+        return values.astype(dtype)
+    nearest = values.astype(np.float32)
+    toward_zero = np.where(np.abs(nearest) > np.abs(values), np.nextafter(nearest, np.float32(0)), nearest)
+    bits = toward_zero.astype(np.float32).view(np.uint32)
+    odd = np.where(toward_zero != values, bits | np.uint32(1), bits)
+    return np.where(np.isfinite(nearest), odd.view(np.float32), nearest).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -89,13 +105,14 @@ def load_edit(path: Path) -> Edit:
     try:
         with safetensors.safe_open(path, framework="numpy") as handle:
             header = json.loads((handle.metadata() or {})["chip"])
+        if header["format"] != FORMAT:
+            raise ChipError(f"{path} has the format {header['format']!r}; this version of chip reads {FORMAT}")
         tensors = load_file(path)
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as problem:
+        names = [key.removesuffix("/left") for key in tensors if key.endswith("/left")]
+        changes = [
+            Change(name, tensors[f"{name}/left"], tensors.get(f"{name}/right"), tensors.get(f"{name}/rows"))
+            for name in names
+        ]
+        return Edit(header["method"], header["settings"], tuple(changes), header["base"])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
         raise ChipError(f"{path} is no edit file that chip wrote, or it is damaged ({problem})") from problem
-    if header.get("format") != FORMAT:
-        raise ChipError(f"{path} has the format {header.get('format')!r}; this version of chip reads {FORMAT}")
-    changes = [
-        Change(name, tensors[f"{name}/left"], tensors.get(f"{name}/right"), tensors.get(f"{name}/rows"))
-        for name in (key.removesuffix("/left") for key in tensors if key.endswith("/left"))
-    ]
-    return Edit(header["method"], header["settings"], tuple(changes), header["base"])

@@ -16,9 +16,23 @@ import numpy as np
 from chip.edit.edit import Change, Edit
 from chip.errors import ChipError
 from chip.files import explained
-from chip.models.checkpoint import PICKLES, Checkpoint
+from chip.models.checkpoint import INDEX, PICKLES, Checkpoint
 
-_LEFT_BEHIND = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state")
+_TRAINING = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state")
+_TELLING = {
+    *PICKLES,
+    ".safetensors",
+    ".gguf",
+    ".ggml",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".npz",
+    ".npy",
+    ".tar",
+    ".zip",
+    ".receipt",
+}
 
 
 def refuse_existing(out: Path, base: Path, *, force: bool) -> None:
@@ -35,14 +49,22 @@ def refuse_existing(out: Path, base: Path, *, force: bool) -> None:
         raise ChipError(f"{out} exists and is not a checkpoint, so --force does not replace it; choose another --out")
 
 
-def files_left_behind(directory: Path) -> list[str]:
-    """Files of a checkpoint that an edited one does not carry: optimizer states, pickles, what training left."""
-    names = (str(path.relative_to(directory)) for path in sorted(directory.rglob("*")) if path.is_file())
-    return [name for name in names if _stays_behind(name)]
+def files_left_behind(checkpoint: Checkpoint) -> list[str]:
+    """Files that an edited checkpoint does not carry, relative to its directory.
+
+    Whatever may hold the weights as they were before: other weight files, pickles, checkpoints of the training within
+    the directory, archives, hidden files; and optimizer states and receipts.
+    """
+    edited = {tensor.file for tensor in checkpoint.tensors.values()}
+    files = (path for path in sorted(checkpoint.directory.rglob("*")) if path.is_file() and path not in edited)
+    names = (path.relative_to(checkpoint.directory) for path in files)
+    return [str(name) for name in names if _stays_behind(name)]
 
 
-def _stays_behind(name: str) -> bool:
-    return name.endswith(PICKLES) or Path(name).name.startswith(_LEFT_BEHIND)
+def _stays_behind(name: Path) -> bool:
+    telling = not _TELLING.isdisjoint(name.suffixes) and str(name) != INDEX
+    hidden = any(part.startswith((".", "checkpoint-")) for part in name.parts)
+    return telling or hidden or name.name.startswith(_TRAINING)
 
 
 class StagedCheckpoint:
@@ -82,12 +104,17 @@ class StagedCheckpoint:
             old = self.directory.with_name(self.directory.name + "-old")
             if self.out.exists():
                 os.rename(self.out, old)
-            os.rename(self.directory, self.out)
+            try:
+                os.rename(self.directory, self.out)
+            except OSError:
+                if old.exists():
+                    os.rename(old, self.out)
+                raise
             _sync(self.out.parent)
             shutil.rmtree(old, ignore_errors=True)
 
     def _write(self) -> None:
-        left_behind = set(files_left_behind(self.base.directory))
+        left_behind = set(files_left_behind(self.base))
         for source in sorted(self.base.directory.rglob("*")):
             name = source.relative_to(self.base.directory)
             if source.is_file() and str(name) not in left_behind:

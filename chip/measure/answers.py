@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import GenerationConfig
 
-from chip.collect.passes import in_batches
+from chip.collect.passes import enough_memory, in_batches
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
 from chip.models.prompts import Encoded
@@ -35,18 +36,30 @@ def measure_answers(
     track: Track = silent,
     doing: str = "asking the model",
 ) -> list[Answer]:
-    """An Answer for every record, in order. Records of like length share a batch; the answers do not depend on it."""
+    """An Answer for every record, in order. Records of like length share a batch, on which exactness and loss do not
+    depend; a text that misses its answer is cut off a few tokens after the batch's longest answer.
+
+    Greedy means greedy: penalties and samplers of the model's own generation settings are left out.
+    """
     encoded = [loaded.prompts.encode(record) for record in records]
     order = sorted(range(len(records)), key=lambda i: (len(encoded[i].answer_ids), len(encoded[i])))
     found: dict[int, Answer] = {}
     for group in track(in_batches(order, batch_size), doing):
-        losses, likeliest = _teacher_forced(loaded, [encoded[i] for i in group])
-        texts = _generate(loaded, [encoded[i] for i in group])
+        with enough_memory():
+            losses, likeliest = _teacher_forced(loaded, [encoded[i] for i in group])
+            asked = [encoded[i] for i in group if records[i].text is None]
+            made = iter(_generate(loaded, asked) if asked else ())
+        texts = ["" if records[i].text is not None else next(made) for i in group]
         for i, loss, all_likeliest, text in zip(group, losses, likeliest, texts, strict=True):
-            document = records[i].text is not None
-            exact = all_likeliest if document else _same(text, records[i].answer)
-            found[i] = Answer("" if document else text, exact, loss)
+            exact = all_likeliest if records[i].text is not None else _same(text, records[i].answer)
+            found[i] = Answer(text, exact, loss)
     return [found[i] for i in range(len(records))]
+
+
+def _greedy(loaded: LoadedModel, length: int) -> GenerationConfig:
+    own, prompts = loaded.model.generation_config, loaded.prompts
+    end = (own.eos_token_id if own is not None else None) or prompts.tokenizer.eos_token_id
+    return GenerationConfig(max_new_tokens=length, do_sample=False, eos_token_id=end, pad_token_id=prompts.padding)
 
 
 def _same(generated: str, answer: str) -> bool:
@@ -72,7 +85,7 @@ def _generate(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list[str]:
     length = max(len(one.answer_ids) for one in encoded) + _ROOM
     with torch.no_grad():
         made = loaded.model.generate(  # type: ignore[operator]
-            **batch.inputs, max_new_tokens=length, do_sample=False, num_beams=1, pad_token_id=prompts.padding
+            **batch.inputs, generation_config=_greedy(loaded, length)
         )
     new = made[:, batch.inputs["input_ids"].shape[1] :]
     return [str(text).strip() for text in prompts.tokenizer.batch_decode(new, skip_special_tokens=True)]

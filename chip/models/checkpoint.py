@@ -28,6 +28,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 """The floating types that can be edited; others are carried along untouched."""
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+INDEX = "model.safetensors.index.json"
 _MAXIMUM_HEADER_BYTES = 100_000_000
 
 
@@ -100,14 +101,15 @@ class Checkpoint:
 
     def _indexed(self, shards: list[Path]) -> list[Path]:
         """The shards that the index names, where there is an index; a single file otherwise."""
-        index = self.directory / "model.safetensors.index.json"
+        index, single = self.directory / INDEX, self.directory / "model.safetensors"
         if not index.is_file():
-            single = self.directory / "model.safetensors"
             if single in shards:
                 return [single]
             if len(shards) == 1:
                 return shards
             raise ChipError(f"{self.directory} holds {len(shards)} .safetensors files but no index that orders them")
+        if single in shards:
+            raise ChipError(f"{self.directory} holds both {single.name} and an index of shards; remove the stale one")
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             named = sorted(set(weight_map.values()))
@@ -131,7 +133,19 @@ class Checkpoint:
     @cached_property
     def prompts_digest(self) -> str:
         """SHA-256 over everything that shapes a prompt: tokenizer, processor and chat template files."""
-        shaping = ("token", "vocab", "merges", "process", "preprocessor", "chat_template", "special", "added", "spiece")
+        shaping = (
+            "token",
+            "vocab",
+            "merges",
+            "process",
+            "preprocessor",
+            "chat_template",
+            "special",
+            "added",
+            "spiece",
+            "sentencepiece",
+            "video",
+        )
         return _files_digest({path for path in self.directory.iterdir() if path.name.startswith(shaping)})
 
 

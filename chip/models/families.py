@@ -13,6 +13,7 @@ from importlib.resources import files
 from chip.errors import ChipError
 
 _MLP_LINEAR = re.compile(r"^(?P<layers>.+)\.(?P<layer>\d+)\.(?P<linear>mlp\.(?:gate|up|down)_proj)$")
+_VISION = {"visual", "vision_tower", "vision_model", "vision_encoder", "vision"}
 _ORDER = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
@@ -41,7 +42,9 @@ def find_family(model_type: str, modules: Iterable[str]) -> Family:
     if model_type in table:
         entry = table[model_type]
         return Family(model_type, entry["layers"], tuple(entry["mlp"]), tuple(entry["projector"]))
-    found = [match for match in map(_MLP_LINEAR.match, modules) if match and "vis" not in match["layers"]]
+    found = [
+        match for match in map(_MLP_LINEAR.match, modules) if match and _VISION.isdisjoint(match["layers"].split("."))
+    ]
     stems = {match["layers"] for match in found}
     if len(stems) != 1:
         described = "no module" if not stems else f"several stacks of layers ({', '.join(sorted(stems))})"

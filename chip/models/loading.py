@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,13 +18,14 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from chip.errors import ChipError
+from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
 from chip.models.families import Family, find_family
 from chip.models.prompts import Prompts
 from chip.models.sites import Site, find_sites
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as problem:
-        raise ChipError(f"--device {name!r} is no device that torch knows") from problem
+        raise UsageError(f"--device {name!r} is no device that torch knows") from problem
+    if device.type not in _DEVICES:
+        raise UsageError(f"--device {name}: chip runs on {', '.join(_DEVICES)}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ChipError(f"--device {name}: torch sees no CUDA device here")
     return device
@@ -71,7 +74,7 @@ def choose_dtype(name: str, checkpoint: Checkpoint, device: torch.device) -> tor
     """`auto` is float32 on a CPU, where it is fast and exact, and the checkpoint's own dtype on an accelerator."""
     if name != "auto":
         if name not in DTYPES:
-            raise ChipError(f"--dtype {name!r} is none of auto, {', '.join(DTYPES)}")
+            raise UsageError(f"--dtype {name!r} is none of auto, {', '.join(DTYPES)}")
         return DTYPES[name]
     if device.type == "cpu":
         return torch.float32
@@ -82,7 +85,7 @@ def choose_dtype(name: str, checkpoint: Checkpoint, device: torch.device) -> tor
 def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load a checkpoint for measuring.
 
-    Raises ChipError where transformers does not know the model, where weights are missing or left over, or where
+    Raises ChipError where transformers does not know the model, where weights are missing or of another shape, or where
     the processor cannot be loaded (some need torchvision; the message says so).
     """
     directory = checkpoint.directory
@@ -100,7 +103,7 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (ValueError, OSError, KeyError, RuntimeError) as problem:
+    except (ValueError, OSError, KeyError, RuntimeError, StrictDataclassError) as problem:
         raise ChipError(f"transformers cannot load {directory}: {_first_line(problem)}") from problem
     model, report = loaded
     for kind in ("missing_keys", "mismatched_keys"):
@@ -118,7 +121,7 @@ def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tupl
         config = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model = (AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM).from_config(config)
-    except (ValueError, OSError, KeyError) as problem:
+    except (ValueError, OSError, KeyError, RuntimeError, StrictDataclassError) as problem:
         raise ChipError(f"transformers does not know {checkpoint.directory}: {_first_line(problem)}") from problem
     family = find_family(config.model_type, [name for name, _ in model.named_modules()])
     return model, family, find_sites(model, family)

@@ -4,12 +4,14 @@
 positions whose outputs predict them.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -96,11 +98,16 @@ class Prompts:
     def _encode(self, record: Record, images: tuple[Path, ...]) -> Encoded:
         if images and not self.sees:
             raise ChipError(f"record on line {record.line} shows an image, but this model takes text only")
-        prompt, full, special = self._texts(record, len(images))
+        try:
+            prompt, full, special = self._texts(record, len(images))
+        except (TemplateError, ValueError, TypeError) as problem:
+            raise ChipError(
+                f"record on line {record.line}: the model's chat template refuses it ({problem})"
+            ) from problem
         plain = self._tokenize(full, special)
         start = _common_prefix(self._tokenize(prompt, special), plain) if prompt else min(1, len(plain) - 1)
         answer = plain[start:]
-        if not answer or not self.tokenizer.decode(answer, skip_special_tokens=True).strip():
+        if start == 0 or not answer or not self.tokenizer.decode(answer, skip_special_tokens=True).strip():
             raise ChipError(f"record on line {record.line}: its answer comes to no tokens in this model's vocabulary")
         if self.image_token_id is not None and self.image_token_id in self._tokenize(
             record.question + (record.text or ""), False
@@ -110,12 +117,11 @@ class Prompts:
             raise ChipError(f"record on line {record.line}: its answer holds the model's image placeholder")
         if not images:
             return Encoded({"input_ids": torch.tensor(plain)}, {}, start)
-        made = self.processor(
-            text=[full],
-            images=[open_image(path, record.line) for path in images],
-            return_tensors="pt",
-            add_special_tokens=special,
-        )
+        opened = [open_image(path, record.line) for path in images]
+        try:
+            made = self.processor(text=[full], images=opened, return_tensors="pt", add_special_tokens=special)
+        except (ValueError, TypeError) as problem:
+            raise ChipError(f"record on line {record.line}: the model's processor refuses it ({problem})") from problem
         return self._with_images(dict(made), len(answer), len(images))
 
     def _with_images(self, made: dict[str, Tensor], answer_length: int, images: int) -> Encoded:
@@ -137,7 +143,8 @@ class Prompts:
         if record.text is not None:
             return "", record.text + end, True
         if not self.has_chat_template:
-            return f"{record.question}\n", f"{record.question}\n{record.answer}{end}", True
+            shown = getattr(self.processor, "image_token", "") * images
+            return f"{shown}{record.question}\n", f"{shown}{record.question}\n{record.answer}{end}", True
         user: Any = record.question
         answer: Any = record.answer
         if self.sees:
@@ -185,7 +192,15 @@ def open_image(path: Path, line: int) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as problem:
+    except (
+        OSError,
+        EOFError,
+        struct.error,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        SyntaxError,
+        ValueError,
+    ) as problem:
         raise ChipError(f"record on line {line}: {path} cannot be read as an image ({problem})") from problem
 
 

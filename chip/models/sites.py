@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from chip.errors import ChipError
+from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint, StoredTensor
 from chip.models.families import Family
 
@@ -71,10 +71,10 @@ def choose_layers(sites: Sequence[Site], spelled: str | None) -> tuple[int, ...]
     for piece in spelled.split(","):
         first, dash, last = piece.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ChipError(f"--layers {spelled!r} is not of the form 22-27 or 0,2,5-7")
+            raise UsageError(f"--layers {spelled!r} is not of the form 22-27 or 0,2,5-7")
         low, high = int(first), int(last or first)
         if low > high or high >= count:
-            raise ChipError(f"--layers {spelled!r}: the model has layers 0-{count - 1}")
+            raise UsageError(f"--layers {spelled!r}: the model has layers 0-{count - 1}")
         chosen.update(range(low, high + 1))
     return tuple(sorted(chosen))
 

@@ -1,12 +1,14 @@
-"""Digests of what records hold, so that statistics can tell whether they still belong to the data."""
+"""Digests of what records hold: whether statistics still belong to the data, and whose an image is."""
 
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from chip.files import file_digest
-from chip.hierarchy import Record
+from chip.hierarchy import Hierarchy, Record, Split, comparison_sets, is_under
 
 
 def image_digest(path: Path) -> str:
@@ -25,3 +27,44 @@ def record_digest(record: Record) -> str:
     images = [image_digest(path) for path in record.images]
     content = [record.path, record.question, record.answer, record.text, images]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Images by digest: those that are the target's own, and those that they are compared with.
+
+    `comparison_records` are positions of the records that show the latter; `obstacle` says why the target has no image
+    keys, and is empty where it has.
+    """
+
+    owned: frozenset[str]
+    comparison: frozenset[str]
+    comparison_records: tuple[int, ...]
+
+    @property
+    def obstacle(self) -> str:
+        if not self.owned:
+            return "the target owns no image: it shows none, or retained records show them too"
+        return "" if self.comparison else "the records that the target is compared with show no image"
+
+
+def divide_images(hierarchy: Hierarchy, split: Split) -> ImageSplit:
+    """Whose the images are: a target's when no retained record at the target's depth or below shows them.
+
+    The comparison is formed among the records that show an image, as at every site among those that reach it.
+    """
+    records = hierarchy.records
+    owned: set[str] = set()
+    for target in split.targets:
+        inside = (records[i] for i in split.target if is_under(records[i].path, target))
+        outside = (records[i] for i in split.retain if len(records[i].path) >= len(target))
+        owned |= _images(inside) - _images(outside)
+    showing = [i for i, record in enumerate(records) if record.images]
+    found = comparison_sets([records[i].path for i in showing], split.targets)
+    compared = sorted({showing[i] for one in found for i in one.comparison})
+    comparison = _images(records[i] for i in compared) - owned
+    return ImageSplit(frozenset(owned), frozenset(comparison), tuple(compared))
+
+
+def _images(records: Iterable[Record]) -> set[str]:
+    return {image_digest(path) for record in records for path in record.images}

@@ -6,7 +6,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from chip.errors import ChipError
 from chip.hierarchy import Hierarchy, NodePath, Record
@@ -76,8 +76,10 @@ def _parse(line: bytes, at: _At, directory: Path, levels: tuple[str, ...]) -> Re
         raise at.error("not a JSON object")
     document = value.get("text")
     if document is not None:
-        if not isinstance(document, str) or not document.strip():
+        if not _is_text(document):
             raise at.error('"text" must be text that is not empty')
+        if value.get("image") or value.get("images"):
+            raise at.error("a document shows no image; make it a question and an answer")
         if "answer" in value:
             raise at.error('has both "text" and "answer"; a record is either a document or a question with its answer')
     return Record(
@@ -109,15 +111,20 @@ def _path(value: object, at: _At, levels: tuple[str, ...]) -> NodePath:
 
 def _text(value: Mapping[str, object], key: str, at: _At) -> str:
     text = value.get(key)
-    if not isinstance(text, str) or not text.strip():
+    if not _is_text(text):
         raise at.error(f'"{key}" must be text that is not empty')
     return text
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is text that says something and can be written down: half a surrogate pair cannot."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def _paraphrases(value: object, at: _At) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(isinstance(phrase, str) and phrase.strip() for phrase in value):
+    if not isinstance(value, list) or not all(map(_is_text, value)):
         raise at.error('"paraphrases" must be a list of questions')
     return tuple(value)
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from chip.errors import ChipError
 
 _LARGEST_FACTOR = 3.0
+"""How far `beyond` goes at most: a site that keeps nothing near the keys would otherwise be thrown anywhere."""
+
 _STRENGTHS = (1e-8, 1e12)
 """Between these the largest strength within a budget is looked for, by bisection of its logarithm."""
 
@@ -68,6 +70,14 @@ class Metric:
         """A⁻¹ times columns (d, n)."""
         return torch.cholesky_solve(columns, self._factor)
 
+    def whiten(self, columns: Tensor) -> Tensor:
+        """L⁻¹ times columns (d, n), where A = L Lᵀ."""
+        return torch.linalg.solve_triangular(self._factor, columns, upper=False)
+
+    def unwhiten(self, columns: Tensor) -> Tensor:
+        """L⁻ᵀ times columns (d, n)."""
+        return torch.linalg.solve_triangular(self._factor.T, columns, upper=True)
+
     def energy(self, rows: Tensor) -> Tensor:
         """tr(B M Bᵀ) for rows B (n, d)."""
         return ((rows @ self.moment) * rows).sum()
@@ -78,14 +88,13 @@ def solve_site(
 ) -> Solution:
     """The change of `weight` (D, d) that sends the keys X (T, d) towards the aims Y (T, D); all in one dtype.
 
+    Works with a T × T matrix where there are fewer keys than inputs, and with a d × d one otherwise.
     `strength` is β; where `budget` is given instead, the largest β whose distortion stays within it is used.
     """
-    solved = metric.solve(keys.T)
-    gram = keys @ solved
-    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
-    values = values.clamp(min=0)
-    residual = vectors.T @ (aims - keys @ weight.T)
-    basis = solved @ vectors
+    residual = aims - keys @ weight.T
+    values, basis, residual = (
+        _by_keys(keys, residual, metric) if len(keys) <= keys.shape[1] else _by_inputs(keys, residual, metric)
+    )
     inner = (residual @ residual.T) * (basis.T @ metric.moment @ basis)
     whole = metric.energy(weight)
 
@@ -97,12 +106,33 @@ def solve_site(
         strength = _largest_within(distortion, budget)
     if strength is None:
         raise ChipError("give a strength or a budget on the retained outputs")
-    left = residual.T / (values + len(keys) / strength)
-    right = basis.T
-    found = distortion(strength)
-    if len(keys) >= min(weight.shape):
-        return Solution(left @ right, None, found, strength)
-    return Solution(left, right, found, strength)
+    left, right = residual.T / (values + len(keys) / strength), basis.T
+    if len(values) >= min(weight.shape):
+        return Solution(left @ right, None, distortion(strength), strength)
+    return Solution(left, right, distortion(strength), strength)
+
+
+def _by_keys(keys: Tensor, residual: Tensor, metric: "Metric") -> tuple[Tensor, Tensor, Tensor]:
+    """Spectrum (r,), basis (d, r) and turned residual (r, D) from the T × T matrix X A⁻¹ Xᵀ = U Λ Uᵀ: Z U and Uᵀ R."""
+    solved = metric.solve(keys.T)
+    gram = keys @ solved
+    values, vectors = _spectrum(gram)
+    return values, solved @ vectors, vectors.T @ residual
+
+
+def _by_inputs(keys: Tensor, residual: Tensor, metric: "Metric") -> tuple[Tensor, Tensor, Tensor]:
+    """The same change from a d × d matrix, for more keys than inputs: with A = L Lᵀ and L⁻¹ Xᵀ X L⁻ᵀ = V Λ Vᵀ, by the
+    push-through identity, the basis is L⁻ᵀ V and the turned residual Vᵀ L⁻¹ Xᵀ R."""
+    whitened = metric.whiten(keys.T)
+    values, vectors = _spectrum(whitened @ whitened.T)
+    return values, metric.unwhiten(vectors), vectors.T @ (whitened @ residual)
+
+
+def _spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues above rounding noise, and their vectors: what lies below would be divided by next to nothing."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    kept = values > torch.finfo(values.dtype).eps * len(values) * values[-1]
+    return values[kept], vectors[:, kept]
 
 
 def _largest_within(distortion: Callable[[float], float], budget: float) -> float:

@@ -2,18 +2,19 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from chip.collect import Moments, Wanted, answer_inputs, answer_outputs, collect, image_inputs
-from chip.collect.statistics import accumulator_dtype
 from chip.edit import Change
 from chip.errors import ChipError
-from chip.hierarchy import Record, is_under
+from chip.hierarchy import Record
+from chip.models.checkpoint import StoredTensor
 from chip.models.sites import Site
-from chip.records.digests import image_digest
+from chip.records.digests import divide_images, image_digest
 from chip.solve import oblique, orthogonal
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored
 
@@ -32,16 +33,18 @@ def solve_orthogonal(problem: Problem) -> Solved:
             statistics.pooled[site.name], statistics.nodes, problem.split.targets, settings.top_k, settings.variance
         )
         if found is None:
-            reports.append(SiteReport(site.name, 0, 0.0, reason="the target differs in nothing here"))
+            reports.append(
+                SiteReport(site.name, 0, 0.0, reason="the target does not reach it, or differs in nothing there")
+            )
             continue
-        module, stored = site.module(problem.loaded.model), problem.stored[site.name]
-        weight = module.weight.detach().cpu()
+        stored = problem.stored[site.name]
+        weight = _stored(stored.weight)
         left, right = found.factors(weight)
         changes.append(change(stored.weight.name, left, right, found.neurons))
-        if stored.bias is not None and module.bias is not None:
-            bias = found.factors(module.bias.detach().cpu()[:, None])
+        if stored.bias is not None:
+            bias = found.factors(_stored(stored.bias)[:, None])
             changes.append(change(stored.bias.name, *bias, found.neurons))
-        relative = float((left @ right).norm() / weight.double().norm())
+        relative = float((left @ right).norm() / weight.norm())
         reports.append(SiteReport(site.name, len(found.basis), relative))
     return as_edit(problem, changes, reports)
 
@@ -60,7 +63,7 @@ def solve_oblique(problem: Problem) -> Solved:
     reports: list[SiteReport] = []
     with restored(problem.loaded.model, sites):
         for site in image_sites:
-            reason = _no_image_keys(problem)
+            reason = divide_images(problem.hierarchy, problem.split).obstacle
             if reason and problem.settings.keys == "image":
                 raise ChipError(f"{reason}; use --keys answer")
             if reason:
@@ -84,6 +87,11 @@ def solve_oblique(problem: Problem) -> Solved:
 
 
 _SOLVERS: Mapping[str, Callable[[Problem], Solved]] = {"chip": solve_orthogonal, "oblique": solve_oblique}
+
+
+def _stored(tensor: StoredTensor) -> Tensor:
+    """A tensor as the checkpoint holds it, whatever dtype the model was loaded in, in float64."""
+    return torch.from_numpy(tensor.read().astype(np.float64))
 
 
 def _apply(
@@ -139,14 +147,14 @@ def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple
     other retained ones where those are too few.
     """
     near = _distinct_images(problem.records(problem.split.comparison))
-    far = [image for image in _distinct_images(problem.records(problem.split.retain)) if image not in near]
+    far = {d: path for d, path in _distinct_images(problem.records(problem.split.retain)).items() if d not in near}
     prompts, count = problem.loaded.prompts, problem.settings.unknown_images
     draw = random.Random(problem.settings.seed)
     shown: list[tuple[bool, int]] = []
     rows: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     for record in problem.track(problem.records(problem.split.target), "showing other images"):
         own = {image_digest(path) for path in record.images}
-        candidates = [[i for i in pool if image_digest(i) not in own] for pool in (near, far)]
+        candidates = [[path for digest, path in pool.items() if digest not in own] for pool in (near, far)]
         order = [image for pool in candidates for image in draw.sample(pool, len(pool))][: count * len(record.images)]
         groups = [order[i : i + len(record.images)] for i in range(0, len(order), max(len(record.images), 1))]
         variants = [prompts.encode(record, tuple(g)) for g in groups if len(g) == len(record.images)]
@@ -162,57 +170,32 @@ def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple
     }
 
 
-def _distinct_images(records: Sequence[Record]) -> list[Any]:
-    return list({image_digest(path): path for record in records for path in record.images}.values())
-
-
-def _no_image_keys(problem: Problem) -> str:
-    """Why a target has no image keys; empty where it has."""
-    owned = owned_images(problem)
-    if not owned:
-        return "the target owns no image: it shows none, or retained records show them too"
-    shown = {image_digest(path) for record in problem.records(problem.split.comparison) for path in record.images}
-    return "" if shown - owned else "the records that the target is compared with show no image"
+def _distinct_images(records: Sequence[Record]) -> dict[str, Path]:
+    return {image_digest(path): path for record in records for path in record.images}
 
 
 def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     """Image keys: the target's images are sent to the mean of the comparison's, token by token where counts agree."""
-    owned, size = owned_images(problem), problem.settings.batch_size
-    keys_by_image = {
-        digest: rows
-        for digest, rows in image_inputs(problem.loaded, problem.records(problem.split.target), site, size).items()
-        if digest in owned
-    }
-    others = image_inputs(problem.loaded, problem.records(problem.split.comparison), site, size)
-    others = {digest: rows for digest, rows in others.items() if digest not in owned}
-    retain = problem.statistics.image[site.name] - _moments(keys_by_image.values())
-    keys = torch.cat(list(keys_by_image.values()))
+    size, images = problem.settings.batch_size, divide_images(problem.hierarchy, problem.split)
+    target = image_inputs(problem.loaded, problem.records(problem.split.target), site, size)
+    owned = [rows for digest, rows in target.items() if digest in images.owned]
+    others = image_inputs(problem.loaded, problem.records(images.comparison_records), site, size)
+    compared = [rows for digest, rows in others.items() if digest in images.comparison]
+    retain = problem.statistics.image[site.name] - _moments(owned)
+    keys = torch.cat(owned)
     weight = site.module(problem.loaded.model).weight.detach().to(keys)
-    aims = torch.cat([_mean_image(others.values(), len(rows)) for rows in keys_by_image.values()]) @ weight.T
-    moment = _weighted(retain, _moments(others.values()), problem.settings.sibling_weight)
+    aims = torch.cat([_mean_image(compared, len(rows)) for rows in owned]) @ weight.T
+    moment = _weighted(retain, _moments(compared), problem.settings.sibling_weight)
     return _solve_site(problem, weight, keys, aims, moment)
 
 
-def owned_images(problem: Problem) -> set[str]:
-    """Digests of the images that are the target's: no retained record at its depth or below shows them."""
-    records, owned = problem.hierarchy.records, set()
-    for target in problem.split.targets:
-        inside = [records[i] for i in problem.split.target if is_under(records[i].path, target)]
-        outside = [records[i] for i in problem.split.retain if len(records[i].path) >= len(target)]
-        kept = {image_digest(path) for record in outside for path in record.images}
-        owned |= {image_digest(path) for record in inside for path in record.images} - kept
-    return owned
-
-
-def _moments(images: Any) -> Moments:
+def _moments(images: Sequence[Tensor]) -> Moments:
     rows = torch.cat(list(images))
-    rows = rows.to(accumulator_dtype(rows.device))
-    return Moments(rows.T @ rows, rows.sum(0), len(rows))
+    return Moments((rows.T @ rows).double().cpu(), rows.sum(0).double().cpu(), len(rows))
 
 
-def _mean_image(images: Any, tokens: int) -> Tensor:
+def _mean_image(images: Sequence[Tensor], tokens: int) -> Tensor:
     """The mean input (tokens, d) of images at the same token, or over all tokens where their counts differ."""
-    images = list(images)
     if all(len(rows) == tokens for rows in images):
         return torch.stack(images).mean(0)
     return torch.cat(images).mean(0).expand(tokens, -1)

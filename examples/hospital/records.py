@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from chip.records import jsonl
+
 from .anatomy import draw_radiograph
 from .charts import Institution, draw_hospital
 from .folders import new_directory
@@ -44,9 +46,7 @@ def write_records(directory: str | Path, plan: HospitalPlan) -> None:
             for patient in institution.patients:
                 for study in patient.studies:
                     draw_radiograph(plan.seed, place, patient, study).save(folder / _image(study.name))
-        lines = (json.dumps(asdict(record)) + "\n" for record in hospital_records(plan))
-        (folder / "records.jsonl").write_text("".join(lines), encoding="utf-8")
-        (folder / "dataset.json").write_text(json.dumps({"levels": LEVELS}) + "\n", encoding="utf-8")
+        jsonl.write_records(folder, LEVELS, [asdict(record) for record in hospital_records(plan)])
 
 
 def read_records(directory: str | Path) -> tuple[HospitalRecord, ...]:
