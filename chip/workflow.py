@@ -145,9 +145,10 @@ def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
             )
             rows = tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
         receipt = _receipt(prepared, solved, rows, edited.digest, salt)
-        written = [prepared.plan.receipt]
+        written: list[Path] = []
         try:
             write_receipt(prepared.plan.receipt, receipt)
+            written.append(prepared.plan.receipt)
             if request.edit_out is not None:
                 save_edit(solved.edit, request.edit_out)
                 written.append(request.edit_out)
