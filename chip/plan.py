@@ -53,8 +53,9 @@ def overlap_warnings(hierarchy: Hierarchy, split: Split) -> list[str]:
     warnings = []
     found, lines = _standing(_own_names(hierarchy, split), retained)
     if found:
-        where = _named_lines(lines)
-        warnings.append(f"names of the target also stand in retained records ({where}); those are kept as they are")
+        warnings.append(
+            f"names of the target also stand in retained records ({_named_lines(lines)}); those are kept as they are"
+        )
     answers = {record.answer for record in target if len(record.answer) >= _SHORTEST_ANSWER}
     found, lines = _standing(answers, retained)
     if found:
@@ -65,9 +66,10 @@ def overlap_warnings(hierarchy: Hierarchy, split: Split) -> list[str]:
     shown = {image_digest(path) for record in retained for path in record.images}
     own = {image_digest(path) for record in target for path in record.images}
     if own & shown:
-        lines = _named_lines([r.line for r in retained if {image_digest(p) for p in r.images} & own])
+        lines = [record.line for record in retained if {image_digest(path) for path in record.images} & own]
         warnings.append(
-            f"{len(own & shown)} of the target's {len(own)} images are also shown by retained records ({lines})"
+            f"{len(own & shown)} of the target's {len(own)} images are also shown by retained records "
+            f"({_named_lines(lines)})"
         )
     return warnings
 

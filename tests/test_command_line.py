@@ -190,8 +190,8 @@ class TestBatchSize:
 def ulps(before: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """How far two edited arrays lie apart, in units of the last place of each entry.
 
-    The unit is that of the larger of the entry before and after: where a change all but cancels an entry, what is left is
-    a difference of numbers of the old size, and cannot be more exact than they are.
+    The unit is that of the larger of the entry before and after: where a change all but cancels an entry, what is left
+    is a difference of numbers of the old size, and cannot be more exact than they are.
     """
     assert first.dtype == second.dtype == np.dtype(ml_dtypes.bfloat16)
     before, first, second = (values.astype(np.float64) for values in (before, first, second))

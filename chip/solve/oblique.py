@@ -72,11 +72,13 @@ class Metric:
 
     def whiten(self, columns: Tensor) -> Tensor:
         """L⁻¹ times columns (d, n), where A = L Lᵀ."""
-        return torch.linalg.solve_triangular(self._factor, columns, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(self._factor, columns, upper=False)
+        return solved
 
     def unwhiten(self, columns: Tensor) -> Tensor:
         """L⁻ᵀ times columns (d, n)."""
-        return torch.linalg.solve_triangular(self._factor.T, columns, upper=True)
+        solved: Tensor = torch.linalg.solve_triangular(self._factor.T, columns, upper=True)
+        return solved
 
     def energy(self, rows: Tensor) -> Tensor:
         """tr(B M Bᵀ) for rows B (n, d)."""

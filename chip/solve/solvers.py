@@ -194,7 +194,7 @@ def _moments(images: Sequence[Tensor]) -> Moments:
     return Moments((rows.T @ rows).double().cpu(), rows.sum(0).double().cpu(), len(rows))
 
 
-def _mean_image(images: Sequence[Tensor], tokens: int) -> Tensor:
+def _mean_image(images: list[Tensor], tokens: int) -> Tensor:
     """The mean input (tokens, d) of images at the same token, or over all tokens where their counts differ."""
     if all(len(rows) == tokens for rows in images):
         return torch.stack(images).mean(0)
