@@ -84,10 +84,12 @@ class EditSettings:
     def described(self) -> dict[str, Any]:
         """The settings that bear on the method, for plans, receipts and edit files."""
         others = {"batch_size"} | (_CHIP_ONLY if self.method == "oblique" else _OBLIQUE_ONLY)
-        if self.toward == "mean":
+        if self.toward == "mean" or self.keys == "image":
             others |= {"unknown_images", "seed"}
-        if self.toward != "beyond":
+        if self.toward != "beyond" or self.keys == "image":
             others |= {"overshoot"}
+        if self.method == "oblique" and self.keys == "image":
+            others |= {"layers", "toward"}
         values = {key: value for key, value in asdict(self).items() if key not in others}
         if self.method == "oblique":
             values["strength"] = self.fixed_strength

@@ -261,6 +261,23 @@ class TestNotFinite:
         with pytest.raises(ChipError, match="record on line 10: its activations are not finite"):
             collect(loaded, records, Wanted(**{kind: names}), batch_size=batch_size)
 
+    def test_a_single_token_of_an_image_is_enough(self, llava: LoadedModel, hospital_data: Path) -> None:
+        """The first of an image's tokens is not finite, and those after it are."""
+        records = read_records(hospital_data).records
+        site = next(site for site in llava.sites if site.linear == "linear_2")
+
+        def spoilt(_: torch.nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            rows = given[0].clone()
+            rows[0, 0] = float("nan")
+            return (rows,)
+
+        hook = site.module(llava.model).register_forward_pre_hook(spoilt)
+        try:
+            with pytest.raises(ChipError, match="not finite"):
+                collect(llava, [r for r in records if r.images], Wanted(image=(site.name,)), batch_size=4)
+        finally:
+            hook.remove()
+
 
 class TestFile:
     @pytest.fixture

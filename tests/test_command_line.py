@@ -127,6 +127,21 @@ class TestEdit:
         )
         assert flag in str(result.exception)
 
+    def test_flags_that_do_not_bear_on_the_method_are_said(self, workplace: Path) -> None:
+        common = ("edit", workplace / "model", "--data", workplace / "data", "--forget", "patient_1", "--dry-run")
+        said = chip_here(*common, "--top-k", "20", "--ridge", "0.02").stdout
+        assert "--top-k has no effect" in said
+        assert "--ridge has no effect" not in said
+
+    def test_files_of_others_are_never_replaced(self, workplace: Path) -> None:
+        records = workplace / "data/records.jsonl"
+        before = records.read_bytes()
+        collected = chip_here("collect", workplace / "model", "--data", workplace / "data", "--out", records)
+        common = ("edit", workplace / "model", "--data", workplace / "data", "--forget", "patient_1")
+        edited = chip_here(*common, "--out", workplace / "out", "--receipt", records)
+        assert all("chip did not write it" in str(result.exception) for result in (collected, edited))
+        assert records.read_bytes() == before
+
     @pytest.mark.parametrize("method", ["oblique", "chip"])
     def test_json_is_one_object_on_stdout(self, workplace: Path, method: str) -> None:
         result = chip_here(

@@ -27,6 +27,11 @@ def planned(model: Path, *arguments: Any, **environment: str) -> dict[str, Any]:
     return plan
 
 
+def test_one_node_may_stand_without_brackets(workplace: Path, llava_directory: Path, hospital_data: Path) -> None:
+    write(workplace, f"data = {str(hospital_data)!r}", 'forget = "patient_1"', 'method = "chip"')
+    assert planned(llava_directory)["targets"] == ["inst_0/patient_1"]
+
+
 def write(directory: Path, *lines: str) -> Path:
     path = directory / "chip.toml"
     path.write_text("\n".join(lines) + "\n")

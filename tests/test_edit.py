@@ -58,6 +58,13 @@ class TestChange:
         assert edited.dtype == values.dtype
         assert edited.tobytes() == exact.astype(dtype).tobytes()
 
+    def test_bfloat16_is_rounded_from_the_exact_sum(self) -> None:
+        half_way = np.array([[1.0]], dtype=ml_dtypes.bfloat16)
+        above = Change("t", np.array([[2.0**-8]], dtype=np.float32), None)
+        nudged = Change("t", np.array([[2.0**-8, 2.0**-30]], np.float32), np.ones((2, 1), np.float32))
+        assert float(above.apply(half_way)[0, 0]) == 1.0
+        assert float(nudged.apply(half_way)[0, 0]) == 1.0 + 2.0**-7
+
     def test_rows_outside_are_bit_equal_and_the_input_is_not_touched(self) -> None:
         values = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
         kept = values.copy()

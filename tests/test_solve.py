@@ -146,6 +146,19 @@ class TestOblique:
         whole = float(torch.trace(weight @ moment @ weight.T))
         assert found.distortion == pytest.approx(kept / whole, rel=1e-6, abs=1e-12)
 
+    @given(SEEDS, st.sampled_from([1e-6, 1e-3, 0.05, 1e6]))
+    def test_enlarging_is_solving_for_aims_further_along(self, seed: int, budget: float) -> None:
+        weight, x, y = drawn(seed, 6, 8), drawn(seed + 1, 3, 8), drawn(seed + 2, 3, 6)
+        metric = oblique.Metric(moment_of(seed + 3, 8), 0.01)
+        found = oblique.solve_site(weight, x, y, metric, strength=1.0, budget=None)
+        enlarged = found.enlarged(budget)
+        factor = float(enlarged.left.norm() / found.left.norm())
+        assert 1 - 1e-9 <= factor <= 3 + 1e-9
+        assert enlarged.distortion <= max(budget, found.distortion) * (1 + 1e-9)
+        beyond = y + (factor - 1) * (y - x @ weight.T)
+        again = oblique.solve_site(weight, x, beyond, metric, strength=1.0, budget=None)
+        torch.testing.assert_close(enlarged.delta, again.delta, rtol=1e-8, atol=1e-10)
+
     @given(SEEDS, st.integers(1, 4))
     def test_without_limit_it_is_an_oblique_projection(self, seed: int, keys: int) -> None:
         """Y = 0 and β → ∞: W (I − Π), Π² = Π, Π = XᵀG⁻¹X A⁻¹ … with its kernel A⁻¹-orthogonal to the keys."""
@@ -254,7 +267,9 @@ def stored_name(one: Problem, site: str) -> str:
 
 
 class TestSolvingAModel:
-    @pytest.mark.parametrize("values", [{}, {"method": "chip"}, {"keys": "answer"}, {"toward": "mean"}], ids=str)
+    @pytest.mark.parametrize(
+        "values", [{}, {"method": "chip"}, {"keys": "answer"}, {"toward": "mean"}, {"toward": "unknown"}], ids=str
+    )
     def test_the_live_model_is_left_bit_by_bit(
         self, llava: LoadedModel, llava_directory: Path, hospital_data: Path, values: dict[str, object]
     ) -> None:

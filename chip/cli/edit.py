@@ -24,6 +24,7 @@ _STANDARD = EditSettings()
 
 
 def edit(
+    context: typer.Context,
     model: ModelArgument,
     forget: Forget,
     data: Data,
@@ -131,6 +132,8 @@ def edit(
     )
     prepared = prepare_edit(request)
     printer.plan(prepared.plan)
+    for flag in _idle(context, settings):
+        printer.line(f"note: {flag} has no effect with these settings")
     result = carry_out(prepared, printer.track)
     if dry_run:
         printer.sites(result.sites)
@@ -141,3 +144,12 @@ def edit(
         printer.line(f"written: {result.out}  (receipt: {result.receipt})")
         printer.line("Do not publish the model before and after together: their difference shows what was removed.")
     printer.result({"plan": prepared.plan.as_json(), **result.as_json()})
+
+
+def _idle(context: typer.Context, settings: EditSettings) -> list[str]:
+    """Flags given on the command line that do not bear on the method: said, so that nobody believes that they did."""
+    given = (
+        name for name in vars(settings) if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    )
+    bearing = {*settings.described(), "batch_size"}
+    return ["--" + name.replace("_", "-") for name in given if name not in bearing]
