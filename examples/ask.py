@@ -30,7 +30,7 @@ def ask(before: str, after: str, data: Annotated[Path, typer.Option()], node: An
     table = Table("question", "before", "after")
     both = [measure_answers(load_model(Checkpoint(resolve_model(model))), records) for model in (before, after)]
     for record, first, second in zip(records, *both, strict=True):
-        table.add_row(*(Text(text) for text in (record.question, first.text, second.text)))
+        table.add_row(*(Text(text or "(no answer)") for text in (record.question, first.text, second.text)))
     Console().print(table)
 
 

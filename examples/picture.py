@@ -57,7 +57,7 @@ def draw(
             text_axis.text(0.0, height, subject.removesuffix(" of this study?"), fontsize=9)
             for place, answer in ((0.17, first), (0.59, second)):
                 colour = _KEPT if answer.exact else _GONE
-                text_axis.text(place, height, _shortened(answer.text), fontsize=9, color=colour)
+                text_axis.text(place, height, _shortened(answer.text or "(no answer)"), fontsize=9, color=colour)
     figure.tight_layout()
     figure.savefig(out, dpi=110)
 
