@@ -27,17 +27,25 @@ def file_digest(path: Path) -> str:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its owner may read (mode 0600), whole or not at all."""
+    with private_file(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of `path` once it is whole and on disk: mode 0600, or not at all."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        partial = Path(name)
         try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
+            yield partial
+            with partial.open("rb+") as stream:
                 os.fsync(stream.fileno())
             os.replace(partial, path)
         except BaseException:
-            Path(partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
 
 

@@ -4,6 +4,6 @@ Each function here is the specification of its kernel; a faster version must giv
 """
 
 from chip.kernels.subspace import batched_subspace
-from chip.kernels.sums import pooled_sums, second_moment
+from chip.kernels.sums import node_sums, pooled_sums, second_moment
 
-__all__ = ["batched_subspace", "pooled_sums", "second_moment"]
+__all__ = ["batched_subspace", "node_sums", "pooled_sums", "second_moment"]

@@ -1,47 +1,37 @@
-"""Sums over tokens: pooled activations per node, and second moments of the tokens that a mask picks."""
+"""Sums over tokens: of activations by record, and second moments of chosen tokens."""
 
 import torch
-from einops import einsum
 from torch import Tensor
 
 
-def pooled_sums(
-    activations: Tensor,
-    image: Tensor,
-    text: Tensor,
-    nodes: Tensor,
-    alpha: float,
-    total: Tensor,
-    absolute: Tensor,
-) -> Tensor:
-    """Add each row's pooled activation, and its absolute value, to the sums of the node that the row belongs to.
+def pooled_sums(activations: Tensor, weights: Tensor, real: Tensor | None = None) -> Tensor:
+    """Weighted sums over the tokens of each row: (B, K, D), in float32, or float64 where the activations are.
 
-    activations: (B, S, D), any floating type. image, text: (B, S) masks without common positions. nodes: (B,) indices
-    into `total` and `absolute`, (N, D) each, which are added to in place and whose dtype the arithmetic is done in.
-    The pooled activation of a row is `alpha * mean over image + (1 - alpha) * mean over text`; where one of the masks
-    is empty it is the mean over the other. Padding is what neither mask holds, and never enters.
-
-    Returns the pooled activations, (B, D), in the dtype of `total`.
+    activations: (B, S, D), any floating type. weights: (B, K, S), any type; K sums a row. real: (B, S), the tokens
+    that are no padding, or None where all are: padding may hold anything, NaN among it, and 0 · NaN is NaN, so that
+    it is blanked, not only weighted with nothing.
     """
-    dtype = total.dtype
-    images, texts = image.sum(1, keepdim=True), text.sum(1, keepdim=True)
-    share = torch.full_like(images, alpha, dtype=dtype).masked_fill(images == 0, 0).masked_fill(texts == 0, 1)
-    weights = share * image.to(dtype) / images.clamp(min=1) + (1 - share) * text.to(dtype) / texts.clamp(min=1)
-    # Padding may hold anything, NaN among it, and 0 · NaN is NaN: it is blanked, not only weighted with nothing.
-    real = activations.to(dtype).masked_fill(~(image | text)[..., None], 0)
-    pooled = einsum(weights, real, "row token, row token output -> row output")
-    total.index_add_(0, nodes, pooled)
-    absolute.index_add_(0, nodes, pooled.abs())
-    return pooled
+    dtype = torch.promote_types(activations.dtype, torch.float32)
+    activations = activations.to(dtype)
+    if real is not None:
+        activations = activations.masked_fill(~real[..., None], 0)
+    return torch.bmm(weights.to(dtype), activations)
 
 
-def second_moment(activations: Tensor, mask: Tensor, outer: Tensor, total: Tensor) -> int:
-    """Add the uncentred second moment and the sum of the tokens that `mask` picks; returns how many there were.
+def node_sums(pooled: Tensor, touched: Tensor, belongs: Tensor, total: Tensor, absolute: Tensor) -> None:
+    """Add pooled activations (R, D), and their absolute values, to the sums of the nodes that they belong to.
 
-    activations: (..., d), any floating type; mask: the same shape without its last axis. outer: (d, d) and total:
-    (d,), added to in place, in whose dtype the arithmetic is done.
+    touched: (U,), distinct indices into `total` and `absolute`, (N, D) each, which are added to in place and whose
+    dtype the arithmetic is done in. belongs: (U, R) of zeros and ones. A product has a fixed order of additions where
+    a scatter has none: the same inputs give the same bytes.
     """
-    picked = activations[mask].to(outer.dtype)
-    outer.addmm_(picked.T, picked)
-    total += picked.sum(0)
-    return int(picked.shape[0])
+    pooled, belongs = pooled.to(total.dtype), belongs.to(total.dtype)
+    total[touched] += belongs @ pooled
+    absolute[touched] += belongs @ pooled.abs()
+
+
+def second_moment(rows: Tensor, outer: Tensor, total: Tensor) -> None:
+    """Add Σxxᵀ and Σx of rows (T, d) to `outer` (d, d) and `total` (d,), in place, in whose dtype it is done."""
+    rows = rows.to(outer.dtype)
+    outer.addmm_(rows.T, rows)
+    total += rows.sum(0)

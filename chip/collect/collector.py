@@ -1,27 +1,55 @@
-"""The collector: runs records through the model once and keeps sums only, whatever the batch size and padding."""
+"""The collector: runs groups of records through the model and keeps sums only, whatever the batches and the padding.
 
-from collections.abc import Sequence
-from dataclasses import replace
+What flows through a site is added up on the model's device, without waiting for it; the host waits once a chunk, to
+see that everything is finite. Only then is the chunk counted, so that one that fails leaves the sums as they were.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from chip.collect.keys import image_segments
-from chip.collect.passes import Watch, in_batches, run
-from chip.collect.statistics import Moments, PooledSums, Statistics, Wanted
+from chip.collect.grouping import EncodedGroup
+from chip.collect.layout import ImageRows, Pass, PrefixPass, SuffixPass, WholePass
+from chip.collect.moments import ExactMoments
+from chip.collect.passes import SEEING, Watch, run_chunk
+from chip.collect.statistics import PooledSums, Statistics, Wanted
 from chip.errors import ChipError
 from chip.hierarchy import NodePath, Record
-from chip.kernels import pooled_sums, second_moment
+from chip.kernels import node_sums, pooled_sums
 from chip.models.loading import LoadedModel
-from chip.models.prompts import Batch, Encoded
 from chip.models.sites import Site
-from chip.progress import Track, silent
+
+
+@dataclass
+class _Chunk:
+    """What one chunk has left so far: pooled activations (R, D) by site, and rows for the moments.
+
+    images, texts: (R, 1), how many tokens of each kind every member has. faults: (R,), how many of the member's
+    activations were not finite. carried: by site, the image and text sums of the prefixes, (G, 2, D).
+    """
+
+    images: Tensor
+    texts: Tensor
+    faults: Tensor
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    answer: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    image: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def mean(self, image: Tensor, text: Tensor, members: Tensor, alpha: float) -> Tensor:
+        """Pooled activations (n, D) of members (n,) from the sums over their tokens, (n, D) each."""
+        images, texts = (counts[members].to(image) for counts in (self.images, self.texts))
+        share = torch.full_like(images, alpha).masked_fill(images == 0, 0).masked_fill(texts == 0, 1)
+        return share * image / images.clamp(min=1) + (1 - share) * text / texts.clamp(min=1)
 
 
 class Collector:
     """Accumulates statistics of records as they pass; `statistics()` yields them.
 
-    Every record is run once. Sums are kept in 64 bits on a CPU and 32 on an accelerator, on the model's device.
+    Sums are kept in 64 bits on a CPU and 32 on an accelerator, on the device of the site that they belong to.
     """
 
     def __init__(self, loaded: LoadedModel, nodes: Sequence[NodePath], wanted: Wanted, alpha: float) -> None:
@@ -29,97 +57,115 @@ class Collector:
         self.nodes = {node: number for number, node in enumerate(nodes)}
         sites = {site.name: site for site in loaded.sites}
         self._sites = {name: sites[name] for name in (*wanted.pooled, *wanted.answer, *wanted.image)}
-        modules = {name: site.module(loaded.model) for name, site in self._sites.items()}
-        device = loaded.device
-        self._pooled = {n: PooledSums.zeros(len(nodes), modules[n].out_features, device) for n in wanted.pooled}
-        self._answer = {n: Moments.zeros(modules[n].in_features, device) for n in wanted.answer}
-        self._image = {n: Moments.zeros(modules[n].in_features, device) for n in wanted.image}
-        self._seen_images: set[str] = set()
+        self._pooled: dict[str, PooledSums] = {}
+        for name in wanted.pooled:
+            weight = sites[name].weight(loaded.model)
+            self._pooled[name] = PooledSums.zeros(len(nodes), len(weight), weight.device)
+        self._answer, self._image = (
+            {name: ExactMoments(w.shape[1], w.device) for name, w in self._weights(names)}
+            for names in (wanted.answer, wanted.image)
+        )
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Run one batch of records through the model and add what flows through the sites.
+    def _weights(self, names: Iterable[str]) -> Iterable[tuple[str, Tensor]]:
+        return ((name, self._sites[name].weight(self.loaded.model)) for name in names)
 
-        Raises ChipError, naming the record's line, where an activation is not finite.
+    def add(self, groups: Sequence[EncodedGroup], records: Sequence[Record], budget: int) -> None:
+        """Run a chunk of groups, whose positions mean `records`, and add what flows through the sites.
+
+        budget: tokens a pass. Raises ChipError, naming the record's line, where an activation is not finite; then, and
+        where memory runs out, nothing of the chunk was added.
         """
-        loaded = self.loaded
-        encoded = [loaded.prompts.encode(record) for record in records]
-        batch = loaded.prompts.collate(encoded, loaded.device)
-        finite = torch.ones(len(records), dtype=torch.bool, device=loaded.device)
-        nodes = torch.tensor([self.nodes[record.path] for record in records], device=loaded.device)
-        fresh = self._fresh_images(records, encoded) if self._image else None
-        watches: dict[Site, Watch] = {
-            site: self._watch(name, site, batch, nodes, finite, fresh) for name, site in self._sites.items()
-        }
-        run(loaded, batch, watches)
-        if not finite.all():
-            bad = records[int((~finite).nonzero()[0])]
-            raise ChipError(
-                f"record on line {bad.line}: its activations are not finite, so nothing can be learnt from it"
-            )
+        members = [records[position] for group in groups for position in group.group.records]
+        chunk = self._run(groups, budget)
+        faults = chunk.faults.tolist()
+        if any(faults):
+            line = next(member.line for member, fault in zip(members, faults, strict=True) if fault)
+            raise ChipError(f"record on line {line}: its activations are not finite, so nothing can be learnt from it")
+        self._count(chunk, members)
 
     def statistics(self) -> Statistics:
         """What has been added up so far, moved to the CPU."""
         pooled = {n: PooledSums(s.total.cpu(), s.absolute.cpu(), s.count.cpu()) for n, s in self._pooled.items()}
-        answer = {name: _on_cpu(moments) for name, moments in self._answer.items()}
-        image = {name: _on_cpu(moments) for name, moments in self._image.items()}
+        answer, image = ({name: one.result() for name, one in m.items()} for m in (self._answer, self._image))
         return Statistics(tuple(self.nodes), self.alpha, pooled, answer, image)
 
-    def _watch(self, name: str, site: Site, batch: Batch, nodes: Tensor, finite: Tensor, fresh: Tensor | None) -> Watch:
+    def _run(self, groups: Sequence[EncodedGroup], budget: int) -> _Chunk:
+        loaded, device = self.loaded, self.loaded.device
+        encoded = [one for group in groups for one in group.encoded]
+        images = torch.tensor([[loaded.prompts.image_tokens(one)] for one in encoded], device=device)
+        texts = torch.tensor([[len(one)] for one in encoded], device=device) - images
+        chunk = _Chunk(images.float(), texts.float(), torch.zeros(len(encoded), dtype=torch.int64, device=device))
+        run_chunk(loaded, groups, budget, self._sites.values(), lambda site, one: self._watch(site, one, chunk))
+        return chunk
+
+    def _count(self, chunk: _Chunk, members: Sequence[Record]) -> None:
+        """Add what a chunk has left to the sums."""
+        nodes = [self.nodes[record.path] for record in members]
+        for name, sums in self._pooled.items():
+            if name not in chunk.pooled:
+                continue
+            reached = [bool(record.images) or self._sites[name].role not in SEEING for record in members]
+            touched = sorted({node for node, there in zip(nodes, reached, strict=True) if there})
+            belongs = [[there and node == one for node, there in zip(nodes, reached, strict=True)] for one in touched]
+            device = sums.total.device
+            where, whose = torch.tensor(touched, device=device), torch.tensor(belongs, device=device)
+            node_sums(chunk.pooled[name].to(device), where, whose, sums.total, sums.absolute)
+            sums.count[where] += whose.sum(1)
+        for found, moments in ((chunk.answer, self._answer), (chunk.image, self._image)):
+            for name, rows in found.items():
+                moments[name].add(torch.cat(rows))
+
+    def _watch(self, site: Site, one: Pass, chunk: _Chunk) -> Watch | None:
+        """What looks at a site during a pass; nobody where a prefix, which has no answers, is all that passes."""
+        name = site.name
+        if isinstance(one, PrefixPass) and site.role not in SEEING and name not in self._pooled:
+            return None
+
         def watch(given: Tensor, output: Tensor) -> None:
+            if site.role in SEEING:
+                self._see(name, one.images, given.flatten(0, -2), output.flatten(0, -2), chunk)
+                return
             if name in self._pooled:
-                self._pool(name, site, output, batch, nodes, finite)
+                self._pool(name, one, output, chunk)
             if name in self._answer:
-                finite.logical_and_((given.isfinite().all(-1) | ~batch.answer).all(-1))
-                self._answer[name] = _add(self._answer[name], given, batch.answer)
-            if name in self._image and fresh is not None:
-                finite[batch.image.nonzero()[~given.isfinite().all(-1), 0]] = False
-                self._image[name] = _add(self._image[name], given, fresh)
+                rows = given.flatten(0, -2)[one.answers.to(given.device)]
+                _note_faults(rows, one.answer_members, chunk)
+                chunk.answer[name].append(rows)
 
         return watch
 
-    def _pool(self, name: str, site: Site, output: Tensor, batch: Batch, nodes: Tensor, finite: Tensor) -> None:
-        sums, image, text = self._pooled[name], batch.image, batch.text
-        rows = torch.ones_like(finite)
-        if site.role == "projector":
-            # The packed rows are the batch's image tokens in order: put them back where those tokens stand.
-            rows = image.any(1)
-            spread = output.new_zeros(*image.shape, output.shape[-1])
-            spread[image] = output
-            output, image, text = spread[rows], image[rows], torch.zeros_like(text[rows])
-        pooled = pooled_sums(output, image, text, nodes[rows], self.alpha, sums.total, sums.absolute)
-        sums.count.index_add_(0, nodes[rows], torch.ones_like(nodes[rows]))
-        finite[rows] &= pooled.isfinite().all(-1)
+    def _pool(self, name: str, one: Pass, output: Tensor, chunk: _Chunk) -> None:
+        real = None if one.real is None else one.real.to(output.device)
+        sums = pooled_sums(output, one.weights.to(output.device), real)
+        if isinstance(one, PrefixPass):
+            chunk.carried[name] = sums
+        elif isinstance(one, WholePass):
+            self._keep(name, chunk.mean(sums[:, 0], sums[:, 1], one.members, self.alpha), one.members, chunk)
+        elif isinstance(one, SuffixPass):
+            image, text = chunk.carried[name][one.prefixes.to(output.device)].unbind(1)
+            text = text + sums.flatten(0, 1)[one.picks.to(output.device)]
+            self._keep(name, chunk.mean(image, text, one.members, self.alpha), one.members, chunk)
 
-    def _fresh_images(self, records: Sequence[Record], encoded: Sequence[Encoded]) -> Tensor:
-        """A mask over the batch's image tokens, (R,): those of images that were not counted before."""
-        fresh = []
-        for digest, length in image_segments(records, encoded):
-            fresh.append(torch.full((length,), digest not in self._seen_images))
-            self._seen_images.add(digest)
-        return torch.cat([torch.zeros(0, dtype=torch.bool), *fresh]).to(self.loaded.device)
+    def _see(self, name: str, images: ImageRows | None, given: Tensor, output: Tensor, chunk: _Chunk) -> None:
+        if images is None:
+            return
+        if name in self._pooled:
+            means = images.means(output, name)[images.sources.to(output.device)]
+            self._keep(name, means, images.members, chunk)
+        if name in self._image:
+            fresh, members = images.fresh(len(given), name)
+            rows = given[torch.tensor(fresh, dtype=torch.int64, device=given.device)]
+            _note_faults(rows, torch.tensor(members, dtype=torch.int64, device=chunk.faults.device), chunk)
+            chunk.image[name].append(rows)
 
-
-def collect(
-    loaded: LoadedModel,
-    records: Sequence[Record],
-    wanted: Wanted,
-    *,
-    alpha: float = 0.3,
-    batch_size: int = 16,
-    track: Track = silent,
-    doing: str = "collecting statistics",
-) -> Statistics:
-    """Statistics of `records`, each run once; `wanted` says what is kept of it."""
-    nodes = sorted({record.path for record in records})
-    collector = Collector(loaded, nodes, wanted, alpha)
-    for batch in track(in_batches(records, batch_size), doing):
-        collector.add(batch)
-    return collector.statistics()
+    def _keep(self, name: str, pooled: Tensor, members: Tensor, chunk: _Chunk) -> None:
+        """Note down the pooled activations (n, D) of members at a site."""
+        _note_faults(pooled, members, chunk)
+        if name not in chunk.pooled:
+            chunk.pooled[name] = pooled.new_zeros(len(chunk.faults), pooled.shape[-1])
+        chunk.pooled[name].index_copy_(0, members.to(pooled.device), pooled)
 
 
-def _add(moments: Moments, given: Tensor, mask: Tensor) -> Moments:
-    return replace(moments, count=moments.count + second_moment(given, mask, moments.outer, moments.total))
-
-
-def _on_cpu(moments: Moments) -> Moments:
-    return Moments(moments.outer.double().cpu(), moments.total.double().cpu(), moments.count)
+def _note_faults(rows: Tensor, members: Tensor, chunk: _Chunk) -> None:
+    faults = (~rows.isfinite().all(-1)).long()
+    chunk.faults.index_add_(0, members, faults.to(chunk.faults.device))

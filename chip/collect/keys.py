@@ -3,78 +3,92 @@
 Only for what is few: a target's records, the images shown in their place, and the images they are compared with.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from chip.collect.passes import Watch, in_batches, run
+from chip.collect.grouping import EncodedGroup, chunks, encode_group, plan_groups
+from chip.collect.layout import Pass
+from chip.collect.passes import Watch, run_chunk
 from chip.collect.statistics import accumulator_dtype
 from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
-from chip.models.prompts import Encoded
 from chip.models.sites import Site
-from chip.records.digests import image_digest
+
+Take = Callable[[Tensor, Tensor], Tensor]
+
+
+def encode_all(loaded: LoadedModel, records: Sequence[Record]) -> list[EncodedGroup]:
+    """Records encoded in groups that run together; for the few whose keys are taken, and taken again at every site."""
+    plan = plan_groups(records, loaded.prompts.head)
+    return [encode_group(group, records, loaded.prompts, share=loaded.shares_prefix) for group in plan]
 
 
 def answer_inputs(
-    loaded: LoadedModel, encoded: Sequence[Encoded], sites: Sequence[Site], size: int
+    loaded: LoadedModel, groups: Sequence[EncodedGroup], sites: Sequence[Site], batch_tokens: int
 ) -> dict[str, Tensor]:
     """What enters each language site at the answer positions, (T, d) by site name, in the order of the records."""
-    return _gather(loaded, encoded, sites, size, lambda given, _: given)
+    return _gather(loaded, groups, sites, batch_tokens, lambda given, _: given)
 
 
 def answer_outputs(
-    loaded: LoadedModel, encoded: Sequence[Encoded], sites: Sequence[Site], size: int
+    loaded: LoadedModel, groups: Sequence[EncodedGroup], sites: Sequence[Site], batch_tokens: int
 ) -> dict[str, Tensor]:
     """What leaves each language site (its bias included) at the answer positions, (T, D) by site name."""
-    return _gather(loaded, encoded, sites, size, lambda _, output: output)
+    return _gather(loaded, groups, sites, batch_tokens, lambda _, output: output)
 
 
-def image_inputs(loaded: LoadedModel, records: Sequence[Record], site: Site, size: int) -> dict[str, Tensor]:
+def image_inputs(
+    loaded: LoadedModel, records: Sequence[Record], site: Site, batch_tokens: int
+) -> dict[str, Tensor]:
     """What enters a projector site for each distinct image that the records show: (tokens, d) by the image's digest."""
+    first = {group.images: group.records[0] for group in reversed(plan_groups(records, 0)) if group.images}
+    groups = encode_all(loaded, [records[position] for position in sorted(first.values())])
     found: dict[str, Tensor] = {}
-    for group in in_batches([record for record in records if record.images], size):
-        encoded = [loaded.prompts.encode(record) for record in group]
-        rows: list[Tensor] = []
-        run(loaded, loaded.prompts.collate(encoded, loaded.device), {site: _keep(rows)})
-        start, given = 0, _finite(site.name, rows[0]).to(accumulator_dtype(loaded.device))
-        for digest, length in image_segments(group, encoded):
-            found.setdefault(digest, given[start : start + length])
-            start += length
+
+    def watch(_: Site, one: Pass) -> Watch:
+        def keep(given: Tensor, output: Tensor) -> None:
+            rows = _finite(site.name, given.flatten(0, -2)).to(accumulator_dtype(given.device))
+            if one.images is not None:
+                parts = rows.split(one.images.sizes(len(rows), site.name))
+                found.update({image.digest: part for image, part in zip(one.images.images, parts, strict=True)})
+
+        return keep
+
+    for chunk in chunks(groups, batch_tokens):
+        run_chunk(loaded, chunk, batch_tokens, [site], watch)
     return found
 
 
-def image_segments(records: Sequence[Record], encoded: Sequence[Encoded]) -> Iterator[tuple[str, int]]:
-    """The images of a batch in the order of its image tokens: the digest of each and how many tokens it takes."""
-    for record, one in zip(records, encoded, strict=True):
-        yield from zip(map(image_digest, record.images), one.image_lengths, strict=True)
-
-
 def _gather(
-    loaded: LoadedModel,
-    encoded: Sequence[Encoded],
-    sites: Sequence[Site],
-    size: int,
-    take: Callable[[Tensor, Tensor], Tensor],
+    loaded: LoadedModel, groups: Sequence[EncodedGroup], sites: Sequence[Site], batch_tokens: int, take: Take
 ) -> dict[str, Tensor]:
+    """Rows at the answer positions, put back into the order of the records."""
     found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    owners: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    for chunk in chunks(groups, batch_tokens):
+        positions = torch.tensor([position for group in chunk for position in group.group.records])
 
-    def watch(name: str, answer: Tensor) -> Watch:
-        return lambda given, output: found[name].append(take(given, output)[answer])
+        def watch(site: Site, one: Pass, positions: Tensor = positions) -> Watch:
+            def keep(given: Tensor, output: Tensor) -> None:
+                rows = take(given, output).flatten(0, -2)
+                found[site.name].append(rows[one.answers.to(rows.device)])
+                owners[site.name].append(positions[one.answer_members.cpu()])
 
-    for group in in_batches(encoded, size):
-        batch = loaded.prompts.collate(group, loaded.device)
-        run(loaded, batch, {site: watch(site.name, batch.answer) for site in sites})
-    return {name: _finite(name, torch.cat(rows)).to(accumulator_dtype(loaded.device)) for name, rows in found.items()}
+            return keep
+
+        run_chunk(loaded, chunk, batch_tokens, sites, watch)
+    return {
+        name: _finite(name, torch.cat(rows)[torch.cat(owners[name]).argsort(stable=True).to(rows[0].device)]).to(
+            accumulator_dtype(rows[0].device)
+        )
+        for name, rows in found.items()
+    }
 
 
 def _finite(name: str, rows: Tensor) -> Tensor:
     if not rows.isfinite().all():
         raise ChipError(f"what passes through {name} for the target's records is not finite; try --dtype float32")
     return rows
-
-
-def _keep(rows: list[Tensor]) -> Watch:
-    return lambda given, output: rows.append(given)

@@ -1,44 +1,141 @@
-"""One pass of the model over a batch, with what flows through the watched sites handed to their watchers.
+"""Forward passes, and what flows through the watched sites handed to their watchers.
 
-The pass ends at the last watched site: nothing after it is computed, the logits least of all.
+A pass ends at the last site that anybody watches: nothing after it is computed, the logits least of all. What the
+leading tokens of a prefix pass leave in the attention's cache, suffix passes continue from (`chip.collect.layout`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 
 import torch
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import DynamicCache
 
-from chip.errors import ChipError
+from chip.collect.grouping import EncodedGroup
+from chip.collect.layout import Pass, PrefixPass, SuffixPass, lay_out
 from chip.models.loading import LoadedModel
-from chip.models.prompts import Batch
 from chip.models.sites import Site
 from chip.progress import Item
 
 Watch = Callable[[Tensor, Tensor], None]
-"""Takes a site's input and output: (B, S, d) and (B, S, D) at language sites, (R, d) and (R, D) at projector sites,
-where R counts the image tokens of the batch in order."""
+"""Takes a site's input and output: (B, S, d) and (B, S, D) at language and attention sites; at projector and vision
+sites the rows of the pass's images in order, (..., d) and (..., D)."""
+
+SEEING = ("projector", "vision")
+"""The roles that are reached by passes with images only."""
+
+_OUT_OF_MEMORY = re.compile("not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
+
+
+@dataclass
+class Prefixes:
+    """What a prefix pass leaves behind: keys and values by layer, (G, heads, P, width), in `cache`.
+
+    `offsets` (G,) is how far the positions run ahead of the tokens' numbers, in families that give an image's tokens
+    two-dimensional positions; None in all others.
+    """
+
+    cache: DynamicCache = field(default_factory=DynamicCache)
+    offsets: Tensor | None = None
+
+    def of_rows(self, rows: Sequence[int], device: torch.device) -> DynamicCache:
+        """The cache for a batch whose rows follow the prefixes `rows`; this one stays as it is."""
+        chosen = copy(self.cache)
+        chosen.layers = [copy(layer) for layer in self.cache.layers]
+        if list(rows) != list(range(len(rows))) or self._groups() != len(rows):
+            index = torch.tensor(rows, device=device)
+            for layer in chosen.layers:
+                layer.batch_select_indices(index.to(layer.device) if layer.is_initialized else index)
+        return chosen
+
+    def _groups(self) -> int:
+        return next((len(layer.keys) for layer in self.cache.layers if layer.is_initialized), 0)
 
 
 class _PassedLastSite(Exception):
     """Ends a forward pass from within a hook."""
 
 
-def run(loaded: LoadedModel, batch: Batch, watches: Mapping[Site, Watch]) -> None:
-    """Run the model on a batch as far as the last watched site that it reaches."""
-    sites = sorted(watches, key=loaded.sites.index)
-    tokens = int(batch.image.sum())
-    reached = [site for site in sites if site.role == "language" or tokens]
+def run_chunk(
+    loaded: LoadedModel,
+    groups: Sequence[EncodedGroup],
+    batch_tokens: int,
+    sites: Collection[Site],
+    watch: Callable[[Site, Pass], Watch | None],
+) -> None:
+    """Run groups in passes of at most so many tokens; `watch` says who looks at a site during a pass, if anybody."""
+    prefixes = Prefixes()
+    for one in lay_out(groups, loaded.prompts, loaded.device, batch_tokens):
+        watches = {site: found for site in sites if (found := watch(site, one)) is not None}
+        if isinstance(one, PrefixPass):
+            # The suffixes need the keys and values of every layer up to the last that anybody watches.
+            layers = [site.layer for site in sites if site.role not in SEEING]
+            if layers:
+                last = next(s for s in loaded.sites if s.role not in SEEING and s.layer == max(layers))
+                watches.setdefault(last, _nothing)
+            prefixes = _run_prefix(loaded, one, watches)
+        elif isinstance(one, SuffixPass):
+            _run_suffix(loaded, one, prefixes, watches)
+        else:
+            _run(loaded, one.inputs, watches, images=one.images is not None)
+
+
+def ran_out_of_memory(problem: RuntimeError) -> bool:
+    """Whether a forward pass failed for want of memory, on an accelerator or on the CPU."""
+    return isinstance(problem, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(problem)))
+
+
+def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """The items in order, `size` at a time."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _run_prefix(loaded: LoadedModel, prefix: PrefixPass, watches: Mapping[Site, Watch]) -> Prefixes:
+    """Run the tokens that several records share, and keep what their continuations need."""
+    left = Prefixes()
+    # Families with two-dimensional positions note here what the last images that they saw did to them.
+    notes = loaded.model.base_model
+    if hasattr(notes, "rope_deltas"):
+        notes.rope_deltas = None
+    _run(loaded, prefix.inputs, watches, images=prefix.images is not None, cache=left.cache)
+    offsets = getattr(notes, "rope_deltas", None)
+    left.offsets = None if offsets is None else offsets.flatten()
+    return left
+
+
+def _run_suffix(loaded: LoadedModel, suffix: SuffixPass, prefixes: Prefixes, watches: Mapping[Site, Watch]) -> None:
+    """Run what follows the prefixes, each row from a copy of its own prefix's keys and values."""
+    positions, visible = suffix.inputs["position_ids"], suffix.inputs["attention_mask"]
+    if prefixes.offsets is not None:
+        # A row of positions for each of time, height and width, which are the same for text.
+        positions = (positions + prefixes.offsets[list(suffix.rows), None]).expand(3, -1, -1)
+    hidden = torch.zeros(visible.shape, dtype=loaded.dtype, device=visible.device)
+    mask = hidden.masked_fill_(~visible, torch.finfo(loaded.dtype).min)
+    inputs = {"input_ids": suffix.inputs["input_ids"], "position_ids": positions, "attention_mask": mask}
+    _run(loaded, inputs, watches, images=False, cache=prefixes.of_rows(suffix.rows, positions.device))
+
+
+def _run(
+    loaded: LoadedModel,
+    inputs: Mapping[str, Tensor],
+    watches: Mapping[Site, Watch],
+    *,
+    images: bool,
+    cache: DynamicCache | None = None,
+) -> None:
+    """Run the model as far as the last watched site that it reaches; `images` says whether the inputs show any."""
+    reached = [site for site in loaded.sites if site in watches and (images or site.role not in SEEING)]
     if not reached:
         return
-    hooks = [
-        site.module(loaded.model).register_forward_hook(_hook(site, watches[site], tokens, last=site is reached[-1]))
-        for site in reached
-    ]
+    hooks = []
     try:
-        with torch.no_grad(), enough_memory():
-            loaded.model(**batch.inputs, use_cache=False)
+        for site in reached:
+            watch = watches[site]
+            hooks.append(site.watch(loaded.model, _ending(watch) if site is reached[-1] else watch))
+        with torch.no_grad():
+            loaded.model(**inputs, use_cache=cache is not None, past_key_values=cache)
     except _PassedLastSite:
         pass
     finally:
@@ -46,33 +143,13 @@ def run(loaded: LoadedModel, batch: Batch, watches: Mapping[Site, Watch]) -> Non
             hook.remove()
 
 
-@contextmanager
-def enough_memory() -> Iterator[None]:
-    """Turns an accelerator's running out of memory into one sentence."""
-    try:
-        yield
-    except torch.OutOfMemoryError as problem:
-        raise ChipError("the accelerator ran out of memory; give a smaller --batch-size") from problem
+def _nothing(given: Tensor, output: Tensor) -> None:
+    """Watch a site only so that a pass runs as far."""
 
 
-def _hook(
-    site: Site, watch: Watch, tokens: int, *, last: bool
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        given = inputs[0]
-        if site.role == "projector":
-            given, output = (rearrange(rows, "... width -> (...) width") for rows in (given, output))
-            if output.shape[0] != tokens:
-                raise ChipError(
-                    f"{output.shape[0]} rows pass through {site.name}, but the batch has {tokens} image tokens"
-                )
-        watch(given.detach(), output.detach())
-        if last:
-            raise _PassedLastSite
+def _ending(watch: Watch) -> Watch:
+    def watched(given: Tensor, output: Tensor) -> None:
+        watch(given, output)
+        raise _PassedLastSite
 
-    return hook
-
-
-def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """The items in order, `size` at a time."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    return watched

@@ -42,6 +42,10 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    @property
+    def shares_prefix(self) -> bool:
+        return True
+
 
 def resolve_model(name: str | Path) -> Path:
     """The directory of a model: a local one, or that of a hub id which is already in the local cache."""

@@ -5,8 +5,12 @@ positions whose outputs predict them.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import is_not
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +46,59 @@ class Encoded:
     def answer_ids(self) -> Tensor:
         return self.sequence["input_ids"][self.answer_start :]
 
+    @property
+    def image_shares(self) -> tuple[int, ...]:
+        """In what proportion the rows that pass the vision tower and the projector belong to the images."""
+        size = self.pixels["pixel_values"].numel()
+        return tuple(size * length // sum(self.image_lengths) for length in self.image_lengths)
+
+    def cut(self, length: int) -> "Encoded":
+        """The first tokens alone, with all the images."""
+        return replace(self, sequence={key: value[:length] for key, value in self.sequence.items()})
+
     def prompt_only(self) -> "Encoded":
         """The same without its answer, for generation."""
-        return replace(self, sequence={key: value[: self.answer_start] for key, value in self.sequence.items()})
+        return self.cut(self.answer_start)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded model inputs with masks over their positions, (B, S) each: image tokens, text tokens, answer positions."""
+    """Padded model inputs with masks over their positions, (B, S) each: image tokens, text tokens, answer positions.
+
+    `real` are the tokens that are no padding; None where all are.
+    """
 
     inputs: dict[str, Tensor]
     image: Tensor
     text: Tensor
     answer: Tensor
+    real: Tensor | None
+
+
+class _Once:
+    """An image processor that remembers its last result, for records that show the same opened images in turn.
+
+    Everything else is the image processor's own, so that the processor around it expands the text as it always does.
+    """
+
+    def __init__(self, image_processor: Any) -> None:
+        self._image_processor = image_processor
+        self._shown: list[Any] | None = None
+        self._made: Mapping[str, Any] = {}
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        shown = list(_flat(images))
+        if self._shown is None or len(shown) != len(self._shown) or any(map(is_not, shown, self._shown)):
+            self._made, self._shown = self._image_processor(images, **options), shown
+        # A copy, since processors take things out of what they are given.
+        return copy(self._made)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._image_processor, name)
+
+    def forget(self) -> None:
+        """Let go of the images."""
+        self._shown, self._made = None, {}
 
 
 class Prompts:
@@ -62,6 +106,10 @@ class Prompts:
 
     def __init__(self, processor: Any, image_token_id: int | None) -> None:
         self.processor = processor
+        self._once: _Once | None = None
+        if hasattr(processor, "image_processor"):
+            # Only for as long as several records of the same images are encoded; see `encode_together`.
+            self._once = _Once(processor.image_processor)
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.sees = hasattr(processor, "image_processor")
         self.image_token_id = image_token_id if self.sees else None
@@ -77,6 +125,15 @@ class Prompts:
         """The id that fills up shorter rows; masked everywhere, so that any id will do where the model names none."""
         named = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((number for number in named if number is not None), 0)
+
+    @cached_property
+    def head(self) -> int:
+        """How many characters every prompt begins with, before its images and its question."""
+        return len(commonprefix([self._texts(Record((), question=word, answer="-"), 0)[0] for word in "?!"]))
+
+    def image_tokens(self, encoded: Encoded) -> int:
+        """How many of a record's tokens stand for images."""
+        return 0 if self.image_token_id is None else int((encoded.sequence["input_ids"] == self.image_token_id).sum())
 
     def encode(self, record: Record, images: tuple[Path, ...] | None = None) -> Encoded:
         """A record as token ids and pixels; `images` shows it with other images than its own.
@@ -95,7 +152,24 @@ class Prompts:
             self._cached_bytes += size
         return self._cache[key]
 
-    def _encode(self, record: Record, images: tuple[Path, ...]) -> Encoded:
+    def encode_together(self, records: Sequence[Record]) -> list[Encoded]:
+        """Records that all show the same images, which are decoded and preprocessed once; nothing is cached.
+
+        Raises ChipError as `encode` does.
+        """
+        opened = [open_image(path, records[0].line) for path in records[0].images] if self.sees else []
+        if self._once is None or not opened:
+            return [self._encode(record, record.images, opened) for record in records]
+        self.processor.image_processor, kept = self._once, self.processor.image_processor
+        try:
+            return [self._encode(record, record.images, opened) for record in records]
+        finally:
+            self.processor.image_processor = kept
+            self._once.forget()
+
+    def _encode(
+        self, record: Record, images: tuple[Path, ...], opened: Sequence[Image.Image] | None = None
+    ) -> Encoded:
         if images and not self.sees:
             raise ChipError(f"record on line {record.line} shows an image, but this model takes text only")
         try:
@@ -117,9 +191,10 @@ class Prompts:
             raise ChipError(f"record on line {record.line}: its answer holds the model's image placeholder")
         if not images:
             return Encoded({"input_ids": torch.tensor(plain)}, {}, start)
-        opened = [open_image(path, record.line) for path in images]
+        if opened is None:
+            opened = [open_image(path, record.line) for path in images]
         try:
-            made = self.processor(text=[full], images=opened, return_tensors="pt", add_special_tokens=special)
+            made = self.processor(text=[full], images=list(opened), return_tensors="pt", add_special_tokens=special)
         except (ValueError, TypeError) as problem:
             raise ChipError(f"record on line {record.line}: the model's processor refuses it ({problem})") from problem
         return self._with_images(dict(made), len(answer), len(images))
@@ -184,6 +259,7 @@ class Prompts:
             image.to(device),
             (real & ~image).to(device),
             answer.to(device),
+            None if bool(real.all()) else real.to(device),
         )
 
 
@@ -202,6 +278,14 @@ def open_image(path: Path, line: int) -> Image.Image:
         ValueError,
     ) as problem:
         raise ChipError(f"record on line {line}: {path} cannot be read as an image ({problem})") from problem
+
+
+def _flat(images: Any) -> Iterator[Any]:
+    if isinstance(images, list | tuple):
+        for one in images:
+            yield from _flat(one)
+    else:
+        yield images
 
 
 def _common_prefix(first: list[int], second: list[int]) -> int:

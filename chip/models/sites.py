@@ -37,6 +37,13 @@ class Site:
         return module
 
 
+    def weight(self, model: nn.Module):
+        return self.module(model).weight
+
+    def watch(self, model, watcher):
+        return self.module(model).register_forward_hook(lambda _, i, o: watcher(i[0].detach(), o.detach()))
+
+
 def find_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
     """Every site of a model in forward order: the projector's linears, then each language layer's MLP linears."""
     names = {name for name, _ in model.named_modules()}

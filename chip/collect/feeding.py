@@ -1,0 +1,91 @@
+"""Encoding ahead of the model: images are decoded and preprocessed, and texts tokenised, in worker processes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from chip.collect.grouping import EncodedGroup, Group, encode_group
+from chip.errors import ChipError
+from chip.hierarchy import Record
+from chip.models.prompts import Prompts
+from chip.records.digests import image_digest
+
+_AHEAD = 4
+"""Groups that each worker may have ready before the model asks for them."""
+
+
+class _Encoding(Dataset[Any]):
+    """The groups, encoded one by one where they are asked for. A failure is handed over as what it is, so that it
+    arrives as one sentence and not as a worker's traceback."""
+
+    def __init__(self, groups: Sequence[Group], records: Sequence[Record], prompts: Prompts, share: bool) -> None:
+        self.groups, self.records, self.prompts, self.share = groups, records, prompts, share
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: int) -> EncodedGroup | ChipError:
+        try:
+            group = self.groups[number]
+            self._refuse_changed(group)
+            return encode_group(group, self.records, self.prompts, share=self.share)
+        except ChipError as problem:
+            return problem
+
+    def _refuse_changed(self, group: Group) -> None:
+        first = self.records[group.records[0]]
+        for path, digest in zip(first.images, group.images, strict=True):
+            if not path.is_file() or image_digest(path) != digest:
+                raise ChipError(f"record on line {first.line}: {path} changed while it was being collected; run again")
+
+
+class Feed:
+    """Encoded groups in the order of the plan, `workers` processes ahead of whoever takes them; 0 encodes in turn."""
+
+    def __init__(
+        self, groups: Sequence[Group], records: Sequence[Record], prompts: Prompts, *, share: bool, workers: int
+    ) -> None:
+        self._encoding = _Encoding(groups, records, prompts, share)
+        self._workers = min(workers, len(groups))
+
+    def __len__(self) -> int:
+        return len(self._encoding)
+
+    def __iter__(self) -> Iterator[EncodedGroup]:
+        """Raises ChipError, naming a line, where a record cannot be encoded or its image has changed."""
+        if not self._workers:
+            found: Iterator[Any] = (self._encoding[number] for number in range(len(self)))
+        else:
+            loader = DataLoader(
+                self._encoding,
+                batch_size=None,
+                num_workers=self._workers,
+                prefetch_factor=_AHEAD,
+                collate_fn=_as_arrays,
+            )
+            found = map(_as_tensors, loader)
+        for one in found:
+            if isinstance(one, ChipError):
+                raise one
+            yield one
+
+
+def _as_arrays(one: EncodedGroup | ChipError) -> EncodedGroup | ChipError:
+    """Tensors would travel between processes as open files, of which there may be only so many."""
+    return one if isinstance(one, ChipError) else _converted(one, lambda tensor: tensor.numpy())
+
+
+def _as_tensors(one: Any) -> Any:
+    return one if isinstance(one, ChipError) else _converted(one, torch.from_numpy)
+
+
+def _converted(group: EncodedGroup, convert: Any) -> EncodedGroup:
+    pixels = {key: convert(value) for key, value in group.encoded[0].pixels.items()}
+    encoded = (
+        replace(one, sequence={key: convert(value) for key, value in one.sequence.items()}, pixels=pixels)
+        for one in group.encoded
+    )
+    return replace(group, encoded=tuple(encoded))

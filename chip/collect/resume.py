@@ -1,0 +1,88 @@
+"""Going on after an interruption: what a collection has added up so far, kept in a hidden file beside its output.
+
+The file holds every accumulator as it stands, so that going on gives the bytes that never stopping would have given.
+It may hold single activations as they came: mode 0600, and gone as soon as the statistics are written.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from chip.collect.moments import State
+from chip.errors import ChipError
+from chip.files import private_file
+
+FORMAT = "chip-partial-1"
+
+_SHARE = 20
+"""A collection spends at most one part in so many on keeping what it has."""
+
+
+@dataclass(frozen=True)
+class Partial:
+    """How far a collection has come: windows that are done, tokens a pass, and the accumulators by site."""
+
+    windows: int
+    batch_tokens: int
+    states: dict[str, State]
+
+
+class PartialFile:
+    """Keeps a collection's progress at `path`, every so many seconds. `identity` is a digest of what is collected."""
+
+    def __init__(self, path: Path, identity: str, seconds: float) -> None:
+        self.path, self.identity = path, identity
+        self._seconds = seconds
+        self._next = time.monotonic() + seconds
+
+    def read(self) -> Partial | None:
+        """Where the same collection left off; None where there is nothing, or it was of something else.
+
+        Raises ChipError where the file is damaged.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as handle:
+                header = json.loads((handle.metadata() or {})["chip"])
+            if header["format"] != FORMAT or header["identity"] != self.identity:
+                return None
+            return Partial(header["windows"], header["batch_tokens"], _states(load_file(self.path), header["numbers"]))
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as problem:
+            raise ChipError(f"{self.path} is damaged ({problem}); remove it to start afresh") from problem
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def write(self, partial: Partial) -> None:
+        """Keep how far a collection has come, in place of what was kept before."""
+        began = time.monotonic()
+        tensors = {f"{site}/{name}": t for site, one in partial.states.items() for name, t in one.tensors.items()}
+        header = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "windows": partial.windows,
+            "batch_tokens": partial.batch_tokens,
+            "numbers": {site: dict(one.numbers) for site, one in partial.states.items()},
+        }
+        with private_file(self.path) as path:
+            save_file(tensors, path, {"chip": json.dumps(header)})
+        ended = time.monotonic()
+        self._next = ended + max(self._seconds, _SHARE * (ended - began))
+
+    def remove(self) -> None:
+        """Forget the progress: the collection is done."""
+        self.path.unlink(missing_ok=True)
+
+
+def _states(tensors: dict[str, Tensor], numbers: dict[str, dict[str, int | float]]) -> dict[str, State]:
+    return {
+        site: State({key.rpartition("/")[2]: t for key, t in tensors.items() if key.rpartition("/")[0] == site}, held)
+        for site, held in numbers.items()
+    }

@@ -1,0 +1,103 @@
+"""Several processes that collect together: each runs its share of the groups, and the sums are added up at the end.
+
+Started by torchrun or `accelerate launch`, which say in the environment who is who. Only plain tensors travel.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from chip.errors import ChipError
+from chip.progress import Item
+
+_PATIENCE = timedelta(days=7)
+"""How long a process waits for the slowest; one that ends is noticed at once."""
+
+_LOST = "another process of this collection ended before it was done; nothing was written, start it again"
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process's number and how many there are; by itself, a team of one."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that ends up with the sums, and writes."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items that are this process's: every `size`-th."""
+        return items[self.rank :: self.size]
+
+    def add_up(self, *tensors: Tensor) -> None:
+        """Add up each tensor over all processes, in place, where the first process is."""
+        if self.size > 1:
+            with _together():
+                for tensor in tensors:
+                    distributed.reduce(tensor, dst=0)
+
+    def gathered(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor of each process, all of one shape, in the order of the processes; empty but for the first."""
+        if self.size == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.size)] if self.leads else None
+        with _together():
+            distributed.gather(tensor, found, dst=0)
+        return found or []
+
+    def agree(self, digest: str, device: torch.device) -> None:
+        """Raise ChipError where the processes are not about to do the same, as their digests tell."""
+        if self.size > 1:
+            mine = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8, device=device)
+            theirs = [torch.empty_like(mine) for _ in range(self.size)]
+            with _together():
+                distributed.all_gather(theirs, mine)
+            odd = [number for number, one in enumerate(theirs) if not torch.equal(one, theirs[0])]
+            if odd:
+                raise ChipError(
+                    f"process {odd[0]} was given another model, data or settings than process 0; start all with the same"
+                )
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        if self.size > 1:
+            with _together():
+                distributed.barrier()
+
+
+def launched() -> tuple[int, int]:
+    """This process's number and how many there are, as the launcher says; 0 of 1 where there is none."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Team]:
+    """Join the other processes, over NCCL on CUDA devices and over gloo elsewhere, and leave them in the end."""
+    rank, size = launched()
+    if size == 1:
+        yield Team()
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with _together():
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield Team(rank, size)
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as problem:
+        raise ChipError(_LOST) from problem
