@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from chip.collect.keys import image_segments
-from chip.collect.passes import Watch, in_batches, run
+from chip.collect.passes import IMAGE_ROLES, Watch, run
 from chip.collect.statistics import Moments, PooledSums, Statistics, Wanted
 from chip.errors import ChipError
 from chip.hierarchy import NodePath, Record
@@ -29,11 +29,11 @@ class Collector:
         self.nodes = {node: number for number, node in enumerate(nodes)}
         sites = {site.name: site for site in loaded.sites}
         self._sites = {name: sites[name] for name in (*wanted.pooled, *wanted.answer, *wanted.image)}
-        modules = {name: site.module(loaded.model) for name, site in self._sites.items()}
+        widths = {name: site.widths(loaded.model) for name, site in self._sites.items()}
         device = loaded.device
-        self._pooled = {n: PooledSums.zeros(len(nodes), modules[n].out_features, device) for n in wanted.pooled}
-        self._answer = {n: Moments.zeros(modules[n].in_features, device) for n in wanted.answer}
-        self._image = {n: Moments.zeros(modules[n].in_features, device) for n in wanted.image}
+        self._pooled = {n: PooledSums.zeros(len(nodes), widths[n][1], device) for n in wanted.pooled}
+        self._answer = {n: Moments.zeros(widths[n][0], device) for n in wanted.answer}
+        self._image = {n: Moments.zeros(widths[n][0], device) for n in wanted.image}
         self._seen_images: set[str] = set()
 
     def add(self, records: Sequence[Record]) -> None:
@@ -72,31 +72,36 @@ class Collector:
                 finite.logical_and_((given.isfinite().all(-1) | ~batch.answer).all(-1))
                 self._answer[name] = _add(self._answer[name], given, batch.answer)
             if name in self._image and fresh is not None:
-                finite[batch.image.nonzero()[~given.isfinite().all(-1), 0]] = False
-                self._image[name] = _add(self._image[name], given, fresh)
+                counts = batch.rows_of_records(len(given))
+                owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+                finite[owners[~given.isfinite().all(-1)]] = False
+                shares = fresh[:, 1] * len(given) // fresh[:, 1].sum()
+                self._image[name] = _add(self._image[name], given, fresh[:, 0].bool().repeat_interleave(shares))
 
         return watch
 
     def _pool(self, name: str, site: Site, output: Tensor, batch: Batch, nodes: Tensor, finite: Tensor) -> None:
         sums, image, text = self._pooled[name], batch.image, batch.text
         rows = torch.ones_like(finite)
-        if site.role == "projector":
-            # The packed rows are the batch's image tokens in order: put them back where those tokens stand.
-            rows = image.any(1)
+        if site.role in IMAGE_ROLES:
+            counts = batch.rows_of_records(len(output))
+            rows = counts > 0
+            counts = counts[rows]
+            image = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
             spread = output.new_zeros(*image.shape, output.shape[-1])
             spread[image] = output
-            output, image, text = spread[rows], image[rows], torch.zeros_like(text[rows])
+            output, text = spread, torch.zeros_like(image)
         pooled = pooled_sums(output, image, text, nodes[rows], self.alpha, sums.total, sums.absolute)
         sums.count.index_add_(0, nodes[rows], torch.ones_like(nodes[rows]))
         finite[rows] &= pooled.isfinite().all(-1)
 
     def _fresh_images(self, records: Sequence[Record], encoded: Sequence[Encoded]) -> Tensor:
-        """A mask over the batch's image tokens, (R,): those of images that were not counted before."""
+        """By image of the batch, (I, 2): whether it was not counted before, and its share of the rows."""
         fresh = []
-        for digest, length in image_segments(records, encoded):
-            fresh.append(torch.full((length,), digest not in self._seen_images))
+        for digest, share in image_segments(records, encoded):
+            fresh.append([int(digest not in self._seen_images), share])
             self._seen_images.add(digest)
-        return torch.cat([torch.zeros(0, dtype=torch.bool), *fresh]).to(self.loaded.device)
+        return torch.tensor(fresh, device=self.loaded.device).view(-1, 2)
 
 
 def collect(
@@ -112,7 +117,7 @@ def collect(
     """Statistics of `records`, each run once; `wanted` says what is kept of it."""
     nodes = sorted({record.path for record in records})
     collector = Collector(loaded, nodes, wanted, alpha)
-    for batch in track(in_batches(records, batch_size), doing):
+    for batch in track(loaded.prompts.batches(records, batch_size, lambda record: len(record.images)), doing):
         collector.add(batch)
     return collector.statistics()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from chip.collect.passes import Watch, in_batches, run
+from chip.collect.passes import Watch, run
 from chip.collect.statistics import accumulator_dtype
 from chip.errors import ChipError
 from chip.hierarchy import Record
@@ -35,21 +35,24 @@ def answer_outputs(
 def image_inputs(loaded: LoadedModel, records: Sequence[Record], site: Site, size: int) -> dict[str, Tensor]:
     """What enters a projector site for each distinct image that the records show: (tokens, d) by the image's digest."""
     found: dict[str, Tensor] = {}
-    for group in in_batches([record for record in records if record.images], size):
+    shown = [record for record in records if record.images]
+    for group in loaded.prompts.batches(shown, size, lambda record: len(record.images)):
         encoded = [loaded.prompts.encode(record) for record in group]
         rows: list[Tensor] = []
         run(loaded, loaded.prompts.collate(encoded, loaded.device), {site: _keep(rows)})
         start, given = 0, _finite(site.name, rows[0]).to(accumulator_dtype(loaded.device))
-        for digest, length in image_segments(group, encoded):
+        segments = list(image_segments(group, encoded))
+        for digest, share in segments:
+            length = len(given) * share // sum(share for _, share in segments)
             found.setdefault(digest, given[start : start + length])
             start += length
     return found
 
 
 def image_segments(records: Sequence[Record], encoded: Sequence[Encoded]) -> Iterator[tuple[str, int]]:
-    """The images of a batch in the order of its image tokens: the digest of each and how many tokens it takes."""
+    """The images of a batch in order: the digest of each and its share of the rows that pass a projector site."""
     for record, one in zip(records, encoded, strict=True):
-        yield from zip(map(image_digest, record.images), one.image_lengths, strict=True)
+        yield from zip(map(image_digest, record.images), one.image_rows, strict=True)
 
 
 def _gather(
@@ -64,7 +67,7 @@ def _gather(
     def watch(name: str, answer: Tensor) -> Watch:
         return lambda given, output: found[name].append(take(given, output)[answer])
 
-    for group in in_batches(encoded, size):
+    for group in loaded.prompts.batches(encoded, size, lambda one: len(one.image_rows)):
         batch = loaded.prompts.collate(group, loaded.device)
         run(loaded, batch, {site: watch(site.name, batch.answer) for site in sites})
     return {name: _finite(name, torch.cat(rows)).to(accumulator_dtype(loaded.device)) for name, rows in found.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig
 
-from chip.collect.passes import enough_memory, in_batches
+from chip.collect.passes import enough_memory
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
 from chip.models.prompts import Encoded
@@ -42,9 +42,16 @@ def measure_answers(
     Greedy means greedy: penalties and samplers of the model's own generation settings are left out.
     """
     encoded = [loaded.prompts.encode(record) for record in records]
-    order = sorted(range(len(records)), key=lambda i: (len(encoded[i].answer_ids), len(encoded[i])))
+
+    def images(i: int) -> int:
+        return len(encoded[i].image_rows)
+
+    apart = not loaded.prompts.inputs.mixes
+    order = sorted(
+        range(len(records)), key=lambda i: (images(i) if apart else 0, len(encoded[i].answer_ids), len(encoded[i]))
+    )
     found: dict[int, Answer] = {}
-    for group in track(in_batches(order, batch_size), doing):
+    for group in track(loaded.prompts.batches(order, batch_size, images), doing):
         with enough_memory():
             losses, likeliest = _teacher_forced(loaded, [encoded[i] for i in group])
             asked = [encoded[i] for i in group if records[i].text is None]

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
-from chip.models.families import Family, find_family
+from chip.models.families import Family, find_family, image_token_id
 from chip.models.prompts import Prompts
 from chip.models.sites import Site, find_sites
 
@@ -110,8 +110,8 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
         if report[kind]:
             raise ChipError(f"{directory} does not fit its config: {kind.replace('_', ' ')} {sorted(report[kind])[0]}")
     model = cast(PreTrainedModel, model).eval()
-    family = find_family(config.model_type, [name for name, _ in model.named_modules()])
-    prompts = Prompts(_load_processor(directory, _sees(config)), getattr(config, "image_token_id", None))
+    family = find_family(config, [name for name, _ in model.named_modules()])
+    prompts = Prompts(_load_processor(directory, _sees(config)), image_token_id(config), family.inputs)
     return LoadedModel(model, prompts, family, find_sites(model, family), target)
 
 
@@ -123,7 +123,7 @@ def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tupl
             model = (AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM).from_config(config)
     except (ValueError, OSError, KeyError, RuntimeError, StrictDataclassError) as problem:
         raise ChipError(f"transformers does not know {checkpoint.directory}: {_first_line(problem)}") from problem
-    family = find_family(config.model_type, [name for name, _ in model.named_modules()])
+    family = find_family(config, [name for name, _ in model.named_modules()])
     return model, family, find_sites(model, family)
 
 
