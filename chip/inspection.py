@@ -8,15 +8,16 @@ from typing import Any
 from chip.hierarchy import NodePath
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_skeleton, resolve_model
-from chip.models.sites import find_stored
+from chip.models.sites import Role, find_stored, layer_count
 from chip.records import read_records
 
 
 @dataclass(frozen=True)
 class SeenSite:
-    """One site: its module name, its weight's shape and dtype, and where that is stored."""
+    """One site: its module name, its role, its weight's shape and dtype, and where that is stored."""
 
     name: str
+    role: Role
     shape: tuple[int, ...]
     dtype: str
     stored: str
@@ -57,11 +58,10 @@ def inspect_model(model: str) -> SeenModel:
     skeleton, family, sites = load_skeleton(checkpoint)
     seen = []
     for site in sites:
-        weight = site.module(skeleton).weight
-        stored = find_stored(checkpoint, f"{site.name}.weight", tuple(weight.shape))
-        seen.append(SeenSite(site.name, stored.shape, stored.dtype, stored.name, stored.file.name))
-    layers = 1 + max(site.layer for site in sites)
-    return SeenModel(checkpoint.directory, family.name, family.known, layers, tuple(seen))
+        shape = tuple(skeleton.get_parameter(site.parameter).shape)
+        stored = find_stored(checkpoint, site.parameter, shape)
+        seen.append(SeenSite(site.name, site.role, stored.shape, stored.dtype, stored.name, stored.file.name))
+    return SeenModel(checkpoint.directory, family.name, family.known, layer_count(sites), tuple(seen))
 
 
 def inspect_data(directory: Path) -> tuple[SeenNode, ...]:

@@ -9,7 +9,8 @@ from chip.errors import UsageError
 METHODS = ("oblique", "chip")
 KEYS = ("answer", "image", "both")
 TOWARDS = ("mean", "unknown", "beyond")
-_CHIP_ONLY = {"top_k", "variance", "alpha"}
+ROLES = ("language", "projector", "vision", "attention")
+_CHIP_ONLY = {"top_k", "variance", "alpha", "sites"}
 _OBLIQUE_ONLY = {
     "keys",
     "toward",
@@ -28,7 +29,8 @@ class EditSettings:
     """Settings of an edit; docs/mathematics.md defines each. None means the method's own default.
 
     method: `oblique` or `chip`. layers: such as `22-27`; by default all for oblique, the last ⌈6L/28⌉ for chip.
-    top_k (percent of neurons), variance (share of energy kept), alpha (weight of image tokens): chip only.
+    top_k (percent of neurons), variance (share of energy kept), alpha (weight of image tokens), sites (roles, such as
+    `language,projector`): chip only.
     keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K), overshoot (the
     distortion up to which `beyond` enlarges a site's change): oblique only.
     seed draws the unknown images. batch_size changes speed and memory, never the result beyond rounding.
@@ -36,6 +38,7 @@ class EditSettings:
 
     method: str = "oblique"
     layers: str | None = None
+    sites: str = "language,projector"
     top_k: float = 10.0
     variance: float = 0.95
     alpha: float = 0.3
@@ -54,6 +57,8 @@ class EditSettings:
         _one_of("--method", self.method, METHODS)
         _one_of("--keys", self.keys, KEYS)
         _one_of("--toward", self.toward, TOWARDS)
+        for role in self.roles:
+            _one_of("--sites", role, ROLES)
         _require(0 < self.top_k <= 100, "--top-k is a percentage of the neurons, above 0 and at most 100", self.top_k)
         _require(0 < self.variance <= 1, "--variance is a share of the energy, above 0 and at most 1", self.variance)
         _require(0 <= self.alpha <= 1, "--alpha is a weight from 0 to 1", self.alpha)
@@ -70,6 +75,11 @@ class EditSettings:
                 raise UsageError(
                     "--strength and --retain-budget exclude each other: a budget finds the strength itself"
                 )
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the sites that chip edits, without repetition."""
+        return tuple(dict.fromkeys(piece.strip() for piece in self.sites.split(",")))
 
     @property
     def fixed_strength(self) -> float | None:

@@ -169,11 +169,10 @@ def collect_statistics(
     if path.resolve().is_relative_to(checkpoint.directory.resolve()):
         raise ChipError(f"{path} lies inside {checkpoint.directory}; statistics hold node names, keep them outside")
     loaded = load_model(checkpoint, device, dtype)
-    sees = any(site.role == "projector" for site in loaded.sites)
     everything = Wanted(
-        pooled=tuple(site.name for site in loaded.sites),
-        answer=tuple(site.name for site in loaded.sites if site.linear == "down_proj"),
-        image=tuple(site.name for site in loaded.sites if site.role == "projector")[-1:] if sees else (),
+        pooled=tuple(site.name for site in loaded.sites if site.role in settings.roles),
+        answer=tuple(site.name for site in loaded.sites if site.role == "language" and site.last),
+        image=tuple(site.name for site in loaded.sites if site.role == "projector" and site.last),
     )
     provenance = Provenance.of(checkpoint.digest, str(loaded.dtype), checkpoint.prompts_digest, hierarchy)
     statistics = collect(

@@ -161,7 +161,7 @@ class TestInspect:
         seen = json.loads(done.stdout)
         assert seen["model"]["family"] == "llava"
         assert seen["model"]["layers"] == 3
-        assert len(seen["model"]["sites"]) == 11
+        assert len(seen["model"]["sites"]) == 18
         counts = {"/".join(node["path"]): node["records"] for node in seen["nodes"]}
         assert counts["inst_0"] == 17
         assert counts["inst_0/patient_1/study_1_0"] == 3

@@ -57,8 +57,8 @@ def module_names(name: str) -> str:
 def load_qwen(directory: Path) -> LoadedModel:
     """A Qwen-VL with its image processor alone, loaded without the processor that needs torchvision."""
     model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32).eval()
-    family = find_family(model.config.model_type, [name for name, _ in model.named_modules()])
-    prompts = Prompts(tiny_models.PilQwenProcessor(), tiny_models.IMAGE)
+    family = find_family(model.config, [name for name, _ in model.named_modules()])
+    prompts = Prompts(tiny_models.PilQwenProcessor(), tiny_models.IMAGE, family.inputs)
     return LoadedModel(model, prompts, family, find_sites(model, family), torch.device("cpu"))
 
 
@@ -74,9 +74,10 @@ class TestSites:
     def test_qwen_vision_has_its_merger(self, tmp_path: Path, family: str) -> None:
         loaded = load_qwen(tiny_models.qwen_vision(tmp_path / "model", family))
         assert loaded.family.known
-        assert [site.name for site in loaded.sites[:2]] == [f"model.visual.merger.mlp.{n}" for n in (0, 2)]
-        assert len(loaded.sites) == 2 + 3 * len(MLP)
-        assert not any("visual.blocks" in site.name for site in loaded.sites)
+        projector = [site.name for site in loaded.sites if site.role == "projector"]
+        assert projector == [f"model.visual.merger.mlp.{n}" for n in (0, 2)]
+        assert sum(site.role == "language" for site in loaded.sites) == 3 * len(MLP)
+        assert all("visual.blocks" in site.name for site in loaded.sites if site.role == "vision")
 
     @pytest.mark.parametrize("family", TEXT_FAMILIES + BY_NAME)
     def test_text_models_have_three_linears_a_layer(self, tmp_path: Path, family: str) -> None:
@@ -84,7 +85,9 @@ class TestSites:
         assert seen.known == (family in TEXT_FAMILIES)
         assert seen.layers == 3
         assert [site.name for site in seen.sites] == [
-            f"model.layers.{layer}.mlp.{linear}" for layer in range(3) for linear in MLP
+            f"model.layers.{layer}.{linear}"
+            for layer in range(3)
+            for linear in ("self_attn.o_proj", *(f"mlp.{one}" for one in MLP))
         ]
 
     def test_sites_that_cannot_be_found_are_a_clear_error(self, tmp_path: Path) -> None:
@@ -290,7 +293,7 @@ class TestQwenCollection:
             records = [record for record in records if record.images]
         if which.endswith("first"):
             records.sort(key=lambda record: bool(record.images) == (which == "text first"))
-        sites = [site.name for site in loaded.sites]
+        sites = [site.name for site in loaded.sites if site.role != "vision"]
         projector, down = sites[:2], [name for name in sites if name.endswith("down_proj")]
         found = collect(loaded, records, Wanted(tuple(sites), tuple(down), tuple(projector)), batch_size=batch_size)
         traces = [trace(loaded.model, *self.encode(loaded, record), sites) for record in records]

@@ -239,7 +239,7 @@ class Setting:
     def __init__(self, loaded: LoadedModel, directory: Path, data: Path, target: str, **values: object) -> None:
         self.problem = problem(loaded, directory, data, target, **values)
         self.reference = Reference(directory)
-        self.sites = [site.name for site in loaded.sites]
+        self.sites = [site.name for site in loaded.sites if site.role in ("language", "projector")]
         self.records = self.problem.hierarchy.records
         self.traces = [self.reference.trace(record, self.sites) for record in self.records]
 

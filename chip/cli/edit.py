@@ -35,6 +35,12 @@ def edit(
             help="Language layers, such as 22-27 or 0,2,5-7; the method's own by default.", envvar="CHIP_LAYERS"
         ),
     ] = None,
+    sites: Annotated[
+        str,
+        typer.Option(
+            help="chip: kinds of sites, of language, projector, vision and attention, by commas.", envvar="CHIP_SITES"
+        ),
+    ] = _STANDARD.sites,
     top_k: Annotated[
         float, typer.Option(help="chip: percent of a site's neurons that are projected.", envvar="CHIP_TOP_K")
     ] = _STANDARD.top_k,
@@ -95,6 +101,7 @@ def edit(
     settings = EditSettings(
         method=method,
         layers=layers,
+        sites=sites,
         top_k=top_k,
         variance=variance,
         alpha=alpha,

@@ -29,7 +29,7 @@ def inspect(
     printer.line(f"{len(seen.sites)} sites:")
     for site in seen.sites:
         shape = " × ".join(map(str, site.shape))
-        printer.line(f"  {site.name}  {shape} {site.dtype}  stored as {site.stored} in {site.file}")
+        printer.line(f"  {site.name}  {site.role}  {shape} {site.dtype}  stored as {site.stored} in {site.file}")
     nodes = inspect_data(data) if data is not None else ()
     for node in nodes:
         printer.line(f"{'  ' * (len(node.path) - 1)}{node.path[-1]}  ({node.level}, records: {node.records})")

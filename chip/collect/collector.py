@@ -5,7 +5,7 @@ see that everything is finite. Only then is the chunk counted, so that one that 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from chip.collect.grouping import EncodedGroup
 from chip.collect.layout import ImageRows, Pass, PrefixPass, SuffixPass, WholePass
-from chip.collect.moments import ExactMoments
+from chip.collect.moments import ExactMoments, State
 from chip.collect.passes import SEEING, Watch, run_chunk
 from chip.collect.statistics import PooledSums, Statistics, Wanted
+from chip.collect.team import Team
 from chip.errors import ChipError
 from chip.hierarchy import NodePath, Record
 from chip.kernels import node_sums, pooled_sums
@@ -88,6 +89,38 @@ class Collector:
         pooled = {n: PooledSums(s.total.cpu(), s.absolute.cpu(), s.count.cpu()) for n, s in self._pooled.items()}
         answer, image = ({name: one.result() for name, one in m.items()} for m in (self._answer, self._image))
         return Statistics(tuple(self.nodes), self.alpha, pooled, answer, image)
+
+    def states(self) -> dict[str, State]:
+        """All that was added up, by what it is and the site's name, to be kept and taken up again."""
+        found = {
+            f"pooled/{name}": State({key: value.clone().cpu() for key, value in vars(sums).items()}, {})
+            for name, sums in self._pooled.items()
+        }
+        return found | {name: moments.state() for name, moments in self._moments()}
+
+    def restore(self, states: Mapping[str, State]) -> None:
+        """Go on from what `states` gave, bit for bit. Raises ChipError where it is of another collection."""
+        try:
+            for name, sums in self._pooled.items():
+                for key, value in vars(sums).items():
+                    value.copy_(states[f"pooled/{name}"].tensors[key])
+            for kind, held in (("answer", self._answer), ("image", self._image)):
+                for name, moments in held.items():
+                    held[name] = moments.restore(states[f"{kind}/{name}"], moments.device)
+        except (KeyError, RuntimeError) as problem:
+            raise ChipError(f"what was kept of this collection is of another one, or damaged ({problem})") from problem
+
+    def combine(self, team: Team) -> None:
+        """Add up what all processes have, where the first of them is."""
+        for sums in self._pooled.values():
+            team.add_up(sums.total, sums.absolute, sums.count)
+        for _, moments in self._moments():
+            moments.combine(team)
+
+    def _moments(self) -> Iterator[tuple[str, ExactMoments]]:
+        for kind, held in (("answer", self._answer), ("image", self._image)):
+            for name, moments in held.items():
+                yield f"{kind}/{name}", moments
 
     def _run(self, groups: Sequence[EncodedGroup], budget: int) -> _Chunk:
         loaded, device = self.loaded, self.loaded.device

@@ -21,8 +21,8 @@ class _Encoding(Dataset[Any]):
     """The groups, encoded one by one where they are asked for. A failure is handed over as what it is, so that it
     arrives as one sentence and not as a worker's traceback."""
 
-    def __init__(self, groups: Sequence[Group], records: Sequence[Record], prompts: Prompts, share: bool) -> None:
-        self.groups, self.records, self.prompts, self.share = groups, records, prompts, share
+    def __init__(self, groups: Sequence[Group], records: Sequence[Record], prompts: Prompts, longest: int) -> None:
+        self.groups, self.records, self.prompts, self.longest = groups, records, prompts, longest
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -31,7 +31,7 @@ class _Encoding(Dataset[Any]):
         try:
             group = self.groups[number]
             self._refuse_changed(group)
-            return encode_group(group, self.records, self.prompts, share=self.share)
+            return encode_group(group, self.records, self.prompts, self.longest)
         except ChipError as problem:
             return problem
 
@@ -46,9 +46,9 @@ class Feed:
     """Encoded groups in the order of the plan, `workers` processes ahead of whoever takes them; 0 encodes in turn."""
 
     def __init__(
-        self, groups: Sequence[Group], records: Sequence[Record], prompts: Prompts, *, share: bool, workers: int
+        self, groups: Sequence[Group], records: Sequence[Record], prompts: Prompts, longest: int, *, workers: int
     ) -> None:
-        self._encoding = _Encoding(groups, records, prompts, share)
+        self._encoding = _Encoding(groups, records, prompts, longest)
         self._workers = min(workers, len(groups))
 
     def __len__(self) -> int:

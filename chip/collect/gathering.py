@@ -1,7 +1,7 @@
 """Collecting from a data set: groups are planned, encoded ahead, cut into chunks that fit, run and added up."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 import torch
 
@@ -9,7 +9,9 @@ from chip.collect.collector import Collector
 from chip.collect.feeding import Feed
 from chip.collect.grouping import EncodedGroup, chunks, plan_groups
 from chip.collect.passes import ran_out_of_memory
+from chip.collect.resume import Partial, PartialFile
 from chip.collect.statistics import Statistics, Wanted
+from chip.collect.team import Team
 from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
@@ -36,6 +38,8 @@ def collect(
     batch_tokens: int = BATCH_TOKENS,
     workers: int = 0,
     counted_images: Set[str] = frozenset(),
+    partial: PartialFile | None = None,
+    team: Team | None = None,
     track: Track = silent,
     doing: str = "collecting statistics",
     notice: Notice = warnings.warn,
@@ -43,18 +47,27 @@ def collect(
     """Statistics of `records`, each run once; `wanted` says what is kept of it.
 
     batch_tokens: tokens a forward pass, padding included; halved, with a notice, where memory runs out. workers:
-    processes that encode ahead. counted_images: digests of images that the image moments hold already.
+    processes that encode ahead. counted_images: digests of images that the image moments hold already. partial: where
+    progress is kept, and taken up again. In a team, the statistics are the whole where the first process is.
     """
-    nodes = sorted({record.path for record in records})
-    collector = Collector(loaded, nodes, wanted, alpha)
-    groups = plan_groups(records, loaded.prompts.head, counted_images)
-    feed = Feed(groups, records, loaded.prompts, share=loaded.shares_prefix, workers=workers)
-    for window in windows(track(feed, doing)):
+    team = team or Team()
+    collector = Collector(loaded, sorted({record.path for record in records}), wanted, alpha)
+    groups = team.share(plan_groups(records, loaded.prompts.head, counted_images))
+    done = 0
+    if partial is not None and (kept := partial.read()) is not None:
+        collector.restore(kept.states)
+        done, batch_tokens = kept.windows, kept.batch_tokens
+        notice(f"an interrupted collection goes on: {min(done * WINDOW, len(groups))} of {len(groups)} groups are done")
+    feed = Feed(groups[done * WINDOW :], records, loaded.prompts, loaded.longest_sharing, workers=workers)
+    for number, window in enumerate(windows(track(feed, doing)), start=done + 1):
         batch_tokens = add_window(collector, window, records, batch_tokens, notice)
+        if partial is not None and partial.due:
+            partial.write(Partial(number, batch_tokens, collector.states()))
+    collector.combine(team)
     return collector.statistics()
 
 
-def windows(feed: Iterator[EncodedGroup]) -> Iterator[list[EncodedGroup]]:
+def windows(feed: Iterable[EncodedGroup]) -> Iterator[list[EncodedGroup]]:
     """The groups in order, WINDOW at a time."""
     window: list[EncodedGroup] = []
     for group in feed:

@@ -63,10 +63,13 @@ def plan_groups(records: Sequence[Record], head: int, counted: Set[str] = frozen
     return list(_first_seen(groups, counted))
 
 
-def encode_group(group: Group, records: Sequence[Record], prompts: Prompts, *, share: bool) -> EncodedGroup:
-    """Encode a group's records; images are decoded once. Raises ChipError, naming a line, where one cannot be."""
+def encode_group(group: Group, records: Sequence[Record], prompts: Prompts, longest: int) -> EncodedGroup:
+    """Encode a group's records; images are decoded once. Where one has more than `longest` tokens, none shares.
+
+    Raises ChipError, naming a line, where a record cannot be encoded.
+    """
     encoded = prompts.encode_together(_of(records, group))
-    shared = shared_prefix(encoded, prompts.image_token_id) if share else 0
+    shared = shared_prefix(encoded, prompts.image_token_id) if max(map(len, encoded)) <= longest else 0
     first, *others = encoded
     return EncodedGroup(group, (first, *(replace(one, pixels=first.pixels) for one in others)), shared)
 

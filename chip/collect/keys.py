@@ -23,7 +23,7 @@ Take = Callable[[Tensor, Tensor], Tensor]
 def encode_all(loaded: LoadedModel, records: Sequence[Record]) -> list[EncodedGroup]:
     """Records encoded in groups that run together; for the few whose keys are taken, and taken again at every site."""
     plan = plan_groups(records, loaded.prompts.head)
-    return [encode_group(group, records, loaded.prompts, share=loaded.shares_prefix) for group in plan]
+    return [encode_group(group, records, loaded.prompts, loaded.longest_sharing) for group in plan]
 
 
 def answer_inputs(

@@ -244,7 +244,7 @@ def _image_rows(
     images = []
     for encoded, digests, fresh, members in showing:
         left = set(fresh)
-        for digest, share in zip(digests, encoded.image_shares, strict=True):
+        for digest, share in zip(digests, encoded.image_rows, strict=True):
             images.append(Shown(digest, share, members.start, digest in left))
             left.discard(digest)
     sources = [source for source, (_, _, _, members) in enumerate(showing) for _ in members]

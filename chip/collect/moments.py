@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from chip.collect.statistics import Moments, accumulator_dtype
+from chip.collect.team import Team
 from chip.kernels import second_moment
 
 _ROWS_AT_ONCE = 1024
@@ -47,6 +48,17 @@ class ExactMoments:
         self._outer += other.outer.to(self._outer)
         self._total += other.total.to(self._total)
         self._count += other.count
+
+    @property
+    def device(self) -> torch.device:
+        return self._outer.device
+
+    def combine(self, team: Team) -> None:
+        """Add up what all processes have, where the first of them is."""
+        self._multiply()
+        count = torch.tensor([self._count], device=self._outer.device)
+        team.add_up(self._outer, self._total, count)
+        self._count = int(count)
 
     def result(self) -> Moments:
         """What has been added so far, on the CPU."""

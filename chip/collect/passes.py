@@ -17,7 +17,6 @@ from chip.collect.grouping import EncodedGroup
 from chip.collect.layout import Pass, PrefixPass, SuffixPass, lay_out
 from chip.models.loading import LoadedModel
 from chip.models.sites import Site
-from chip.progress import Item
 
 Watch = Callable[[Tensor, Tensor], None]
 """Takes a site's input and output: (B, S, d) and (B, S, D) at language and attention sites; at projector and vision
@@ -85,11 +84,6 @@ def run_chunk(
 def ran_out_of_memory(problem: RuntimeError) -> bool:
     """Whether a forward pass failed for want of memory, on an accelerator or on the CPU."""
     return isinstance(problem, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(problem)))
-
-
-def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """The items in order, `size` at a time."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _run_prefix(loaded: LoadedModel, prefix: PrefixPass, watches: Mapping[Site, Watch]) -> Prefixes:

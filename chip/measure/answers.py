@@ -1,12 +1,13 @@
 """What a model answers to records: greedy generation against the answer, and the loss of the answer's tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig
 
-from chip.collect.passes import enough_memory, in_batches
+from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
 from chip.models.prompts import Encoded
@@ -42,10 +43,17 @@ def measure_answers(
     Greedy means greedy: penalties and samplers of the model's own generation settings are left out.
     """
     encoded = [loaded.prompts.encode(record) for record in records]
-    order = sorted(range(len(records)), key=lambda i: (len(encoded[i].answer_ids), len(encoded[i])))
+
+    def images(i: int) -> int:
+        return len(encoded[i].image_rows)
+
+    apart = not loaded.prompts.inputs.mixes
+    order = sorted(
+        range(len(records)), key=lambda i: (images(i) if apart else 0, len(encoded[i].answer_ids), len(encoded[i]))
+    )
     found: dict[int, Answer] = {}
-    for group in track(in_batches(order, batch_size), doing):
-        with enough_memory():
+    for group in track(loaded.prompts.batches(order, batch_size, images), doing):
+        with _enough_memory():
             losses, likeliest = _teacher_forced(loaded, [encoded[i] for i in group])
             asked = [encoded[i] for i in group if records[i].text is None]
             made = iter(_generate(loaded, asked) if asked else ())
@@ -54,6 +62,15 @@ def measure_answers(
             exact = all_likeliest if records[i].text is not None else _same(text, records[i].answer)
             found[i] = Answer(text, exact, loss)
     return [found[i] for i in range(len(records))]
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Turns an accelerator's running out of memory into one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        raise ChipError("the accelerator ran out of memory; give a smaller --batch-size") from problem
 
 
 def _greedy(loaded: LoadedModel, length: int) -> GenerationConfig:

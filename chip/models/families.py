@@ -1,50 +1,184 @@
-"""The table of model families: where the language layers, their MLP linears and the projector's linears are.
+"""The table of model families: where the layers, their MLP linears, the projector's linears and the tower's are.
 
-A family is data (`families.json`), keyed by the config's `model_type`; adding one is adding an entry and a test.
-Imports no torch.
+A family is data (`families.json`): a language model, known by its own `model_type` wherever it stands; a vision tower
+likewise; and what joins the two. Adding one is adding an entry and a test. Imports no torch.
 """
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from chip.errors import ChipError
 
 _MLP_LINEAR = re.compile(r"^(?P<layers>.+)\.(?P<layer>\d+)\.(?P<linear>mlp\.(?:gate|up|down)_proj)$")
 _VISION = {"visual", "vision_tower", "vision_model", "vision_encoder", "vision"}
 _ORDER = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+_ATTENTION = "self_attn.o_proj"
+_EXPERTS = {"experts", "block_sparse_moe", "moe"}
+_IMAGE_TOKEN = ("image_token_id", "image_token_index")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How the inputs of a family's records are laid out.
+
+    `image_rows` says how many rows an image sends through the vision tower and the projector, relative to other images:
+    how a tensor of the processor's is read (`product` of its last axis, `sum` of it, or the `tiles` that are not all
+    zero), and its name; the number of image tokens where nothing is said. `per_token` names inputs that have one entry
+    a token and further axes. `mixes`: whether a batch may hold records that show different numbers of images.
+    `suffix`: the processor takes the answer apart from the prompt, which then sees all of itself.
+    """
+
+    image_rows: tuple[str, str] | None = None
+    per_token: tuple[str, ...] = ()
+    mixes: bool = True
+    suffix: bool = False
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear by the name of its module; or a bare parameter (inputs, outputs), with the modules whose outputs are
+    what it is multiplied with (`given`) and what comes of it (`output`)."""
+
+    name: str
+    given: str = ""
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision tower: the module, its layer lists, the MLP linears within a layer in forward order, and how many rows
+    at the start of every image (with tiles: of every tile) are no patch. `tile_mask` is the tower's input that tells
+    which tiles are real."""
+
+    module: str
+    layers: tuple[str, ...]
+    mlp: tuple[str, ...]
+    leading: int = 0
+    tile_mask: str = ""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Module names of one family: `layers` is the language model's layer list, `mlp` the linears within a layer.
+    """Module names of one family.
 
-    `projector` lists the linears of the vision-language projector in forward order (none for text-only models);
-    the rows that pass through them are the image tokens of the batch, in order. `known` is False where the family
-    was found by name only.
+    `layers` is the language model's layer list; `mlp` the linears within a layer in forward order, the last of which
+    writes into the residual stream; `attention` the output projection of its self-attention. Layers that hold a module
+    called `skip` hold no sites. `projector` lists the linears of the vision-language projector in forward order, the
+    main projector's last one at the end (none for text-only models).
+    `shares_prefix`: what stands before the question (template and images) is computed without a look at what follows.
+    `known` is False where the family was found by name only.
     """
 
     name: str
     layers: str
     mlp: tuple[str, ...]
-    projector: tuple[str, ...]
+    projector: tuple[Linear, ...] = ()
+    attention: str | None = None
+    skip: str | None = None
+    tower: Tower | None = None
+    shares_prefix: bool = False
+    inputs: Inputs = field(default_factory=Inputs)
     known: bool = True
 
 
-def find_family(model_type: str, modules: Iterable[str]) -> Family:
-    """The family of a `model_type`; an unknown one is found by the names of its modules.
+def find_family(config: Any, modules: Iterable[str]) -> Family:
+    """The family of a model by its config (transformers') and the names of its modules; an unknown one by names alone.
 
-    Raises ChipError where nothing in the model is named like an MLP linear.
+    Raises ChipError for a mixture of experts, and where nothing in the model is named like an MLP linear.
     """
-    table = json.loads(files("chip.models").joinpath("families.json").read_text(encoding="utf-8"))
-    if model_type in table:
-        entry = table[model_type]
-        return Family(model_type, entry["layers"], tuple(entry["mlp"]), tuple(entry["projector"]))
-    found = [
-        match for match in map(_MLP_LINEAR.match, modules) if match and _VISION.isdisjoint(match["layers"].split("."))
-    ]
+    names, table = set(modules), _table()
+    _refuse_experts(config.model_type, names)
+    if config.model_type in table["text_families"]:
+        stem = table["text_families"][config.model_type]
+        return Family(config.model_type, **_language(config.model_type, stem, names), shares_prefix=True)
+    if config.model_type in table["vision_families"]:
+        return _vision_family(config, table["vision_families"][config.model_type], names)
+    text_only = getattr(config, "vision_config", None) is None
+    return Family(config.model_type, **_by_name(config.model_type, names), shares_prefix=text_only, known=False)
+
+
+def image_token_id(config: Any) -> int | None:
+    """The id of the token that stands for an image, by whichever name the config keeps it."""
+    named = (getattr(config, name, None) for name in _IMAGE_TOKEN)
+    return next((number for number in named if number is not None), None)
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    table: Mapping[str, Any] = json.loads(files("chip.models").joinpath("families.json").read_text(encoding="utf-8"))
+    return table
+
+
+def _refuse_experts(model_type: str, names: Collection[str]) -> None:
+    """A token passes through some of the experts only: an edit of what all tokens pass would be half an edit."""
+    for name in sorted(names):
+        if not _EXPERTS.isdisjoint(name.split(".")):
+            raise ChipError(f"{model_type!r} is a mixture of experts ({name}), which chip cannot edit")
+
+
+def _vision_family(config: Any, entry: Mapping[str, Any], names: Collection[str]) -> Family:
+    rows = entry.get("image_rows")
+    return Family(
+        config.model_type,
+        **_language(config.text_config.model_type, entry["language"], names),
+        projector=tuple(linear for one in entry["projector"] for linear in _linears(one, names)),
+        tower=_tower(config.vision_config.model_type, entry),
+        shares_prefix=entry.get("shares_prefix", True),
+        inputs=Inputs(
+            next(iter(rows.items())) if rows else None,
+            tuple(entry.get("per_token", ())),
+            entry.get("mixes", True),
+            entry.get("suffix", False),
+        ),
+    )
+
+
+def _language(model_type: str, stem: str, names: Collection[str]) -> dict[str, Any]:
+    """Layer list, MLP linears and attention output of a language model that stands at `stem`."""
+    entry = _entry("languages", model_type)
+    if entry is None:
+        return _by_name(model_type, [name for name in names if name.startswith(f"{stem}.")])
+    return {
+        "layers": f"{stem}.{entry['layers']}",
+        "mlp": tuple(entry["mlp"]),
+        "attention": entry["attention"],
+        "skip": entry.get("skip"),
+    }
+
+
+def _tower(model_type: str, family: Mapping[str, Any]) -> Tower | None:
+    entry, stem = _entry("towers", model_type), family["tower"]
+    if entry is None:
+        return None
+    lists = tuple(f"{stem}.{layers}" for layers in entry["layers"])
+    return Tower(stem, lists, tuple(entry["mlp"]), entry.get("leading", 0), family.get("tile_mask", ""))
+
+
+def _entry(table: str, model_type: str) -> Mapping[str, Any] | None:
+    """An entry, or the one that it says it is the same as."""
+    entry: Any = _table()[table].get(model_type)
+    return _table()[table][entry] if isinstance(entry, str) else entry
+
+
+def _linears(entry: str | Mapping[str, Any], names: Collection[str]) -> list[Linear]:
+    """The linears of one entry of a projector: one, a bare parameter, or those of every module in a list."""
+    if isinstance(entry, str):
+        return [Linear(entry)]
+    if "parameter" in entry:
+        return [Linear(entry["parameter"], entry["given"], entry["output"])]
+    numbers = (name.removeprefix(f"{entry['list']}.") for name in names if name.startswith(f"{entry['list']}."))
+    modules = [f"{entry['list']}.{number}" for number in sorted({int(n) for n in numbers if n.isdecimal()})]
+    return [Linear(f"{module}.{linear}") for module in modules for linear in entry["linears"]]
+
+
+def _by_name(model_type: str, names: Collection[str]) -> dict[str, Any]:
+    matches = map(_MLP_LINEAR.match, names)
+    found = [match for match in matches if match and _VISION.isdisjoint(match["layers"].split("."))]
     stems = {match["layers"] for match in found}
     if len(stems) != 1:
         described = "no module" if not stems else f"several stacks of layers ({', '.join(sorted(stems))})"
@@ -52,5 +186,7 @@ def find_family(model_type: str, modules: Iterable[str]) -> Family:
             f"the family {model_type!r} is not in chip's table, and its sites cannot be found by name: "
             f"{described} called *.mlp.gate_proj, up_proj or down_proj"
         )
-    linears = {match["linear"] for match in found}
-    return Family(model_type, stems.pop(), tuple(name for name in _ORDER if name in linears), (), known=False)
+    layers, linears = stems.pop(), {match["linear"] for match in found}
+    attends = any(name.startswith(f"{layers}.") and name.endswith(f".{_ATTENTION}") for name in names)
+    mlp = tuple(name for name in _ORDER if name in linears)
+    return {"layers": layers, "mlp": mlp, "attention": _ATTENTION if attends else None}

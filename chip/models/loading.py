@@ -1,6 +1,7 @@
 """Loading: a model with its processor, from local files only, with nothing silently initialised or downloaded."""
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +21,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
-from chip.models.families import Family, find_family
+from chip.models.families import Family, find_family, image_token_id
 from chip.models.prompts import Prompts
 from chip.models.sites import Site, find_sites
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MASKED_ATTENTION = ("sdpa", "eager")
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -43,8 +45,19 @@ class LoadedModel:
         return self.model.dtype
 
     @property
-    def shares_prefix(self) -> bool:
-        return True
+    def longest_sharing(self) -> int:
+        """The most tokens of a record that may run behind a prefix it shares with others; 0 where none may.
+
+        The family has to allow it, and the attention to take masks of one's own; a layer that sees only so many tokens
+        back would need a mask of its own, so that longer records run whole.
+        """
+        text = self.model.config.get_text_config()
+        if not self.family.shares_prefix or self.model.config._attn_implementation not in _MASKED_ATTENTION:
+            return 0
+        kinds = getattr(text, "layer_types", None)
+        slides = "sliding_attention" in kinds if kinds else getattr(text, "use_sliding_window", True)
+        window = getattr(text, "sliding_window", None)
+        return int(window) if slides and window else sys.maxsize
 
 
 def resolve_model(name: str | Path) -> Path:
@@ -114,8 +127,8 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
         if report[kind]:
             raise ChipError(f"{directory} does not fit its config: {kind.replace('_', ' ')} {sorted(report[kind])[0]}")
     model = cast(PreTrainedModel, model).eval()
-    family = find_family(config.model_type, [name for name, _ in model.named_modules()])
-    prompts = Prompts(_load_processor(directory, _sees(config)), getattr(config, "image_token_id", None))
+    family = find_family(config, [name for name, _ in model.named_modules()])
+    prompts = Prompts(_load_processor(directory, _sees(config)), image_token_id(config), family.inputs)
     return LoadedModel(model, prompts, family, find_sites(model, family), target)
 
 
@@ -127,7 +140,7 @@ def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tupl
             model = (AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM).from_config(config)
     except (ValueError, OSError, KeyError, RuntimeError, StrictDataclassError) as problem:
         raise ChipError(f"transformers does not know {checkpoint.directory}: {_first_line(problem)}") from problem
-    family = find_family(config.model_type, [name for name, _ in model.named_modules()])
+    family = find_family(config, [name for name, _ in model.named_modules()])
     return model, family, find_sites(model, family)
 
 

@@ -5,7 +5,7 @@ positions whose outputs predict them.
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from chip.errors import ChipError
 from chip.hierarchy import Record
+from chip.models.families import Inputs
+from chip.progress import Item
 
 _CACHE_BYTES = 512 * 2**20
 
@@ -29,15 +31,17 @@ _CACHE_BYTES = 512 * 2**20
 class Encoded:
     """One record as model inputs.
 
-    `sequence` holds what has one entry a token ((S,) each, `input_ids` among them); `pixels` what the processor made
+    `sequence` holds what has one entry a token ((S, …) each, `input_ids` among them); `pixels` what the processor made
     of the images, to be concatenated along axis 0 in a batch; `answer_start` is the index of the first answer token;
-    `image_lengths` the number of image tokens of each image.
+    `image_lengths` the number of image tokens of each image, and `image_rows` how many rows each sends through the
+    vision tower and the projector, relative to other images.
     """
 
     sequence: dict[str, Tensor]
     pixels: dict[str, Tensor]
     answer_start: int
     image_lengths: tuple[int, ...] = ()
+    image_rows: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return int(self.sequence["input_ids"].shape[0])
@@ -45,12 +49,6 @@ class Encoded:
     @property
     def answer_ids(self) -> Tensor:
         return self.sequence["input_ids"][self.answer_start :]
-
-    @property
-    def image_shares(self) -> tuple[int, ...]:
-        """In what proportion the rows that pass the vision tower and the projector belong to the images."""
-        size = self.pixels["pixel_values"].numel()
-        return tuple(size * length // sum(self.image_lengths) for length in self.image_lengths)
 
     def cut(self, length: int) -> "Encoded":
         """The first tokens alone, with all the images."""
@@ -104,12 +102,13 @@ class _Once:
 class Prompts:
     """Encodes records with a processor (images and text) or a plain tokenizer (text only)."""
 
-    def __init__(self, processor: Any, image_token_id: int | None) -> None:
+    def __init__(self, processor: Any, image_token_id: int | None, inputs: Inputs | None = None) -> None:
         self.processor = processor
         self._once: _Once | None = None
         if hasattr(processor, "image_processor"):
             # Only for as long as several records of the same images are encoded; see `encode_together`.
             self._once = _Once(processor.image_processor)
+        self.inputs = inputs or Inputs()
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.sees = hasattr(processor, "image_processor")
         self.image_token_id = image_token_id if self.sees else None
@@ -178,8 +177,10 @@ class Prompts:
             raise ChipError(
                 f"record on line {record.line}: the model's chat template refuses it ({problem})"
             ) from problem
-        plain = self._tokenize(full, special)
-        start = _common_prefix(self._tokenize(prompt, special), plain) if prompt else min(1, len(plain) - 1)
+        asked, plain = self._tokenize(prompt, special), self._tokenize(full, special)
+        if self.inputs.suffix:
+            plain = asked + self._tokenize(full.removeprefix(prompt), special)
+        start = _common_prefix(asked, plain) if prompt else min(1, len(plain) - 1)
         answer = plain[start:]
         if start == 0 or not answer or not self.tokenizer.decode(answer, skip_special_tokens=True).strip():
             raise ChipError(f"record on line {record.line}: its answer comes to no tokens in this model's vocabulary")
@@ -190,35 +191,57 @@ class Prompts:
         if self.image_token_id is not None and self.image_token_id in answer:
             raise ChipError(f"record on line {record.line}: its answer holds the model's image placeholder")
         if not images:
-            return Encoded({"input_ids": torch.tensor(plain)}, {}, start)
+            return self._typed(Encoded({"input_ids": torch.tensor(plain)}, {}, start))
         if opened is None:
             opened = [open_image(path, record.line) for path in images]
+        texts: dict[str, Any] = {"text": [full], "add_special_tokens": special}
+        if self.inputs.suffix:
+            texts = {"text": [self._shown(len(images)) + record.question], "suffix": [record.answer]}
         try:
-            made = self.processor(text=[full], images=list(opened), return_tensors="pt", add_special_tokens=special)
+            made = self.processor(images=list(opened), return_tensors="pt", **texts)
         except (ValueError, TypeError) as problem:
             raise ChipError(f"record on line {record.line}: the model's processor refuses it ({problem})") from problem
-        return self._with_images(dict(made), len(answer), len(images))
+        return self._typed(self._with_images(dict(made), len(answer), len(images)))
 
     def _with_images(self, made: dict[str, Tensor], answer_length: int, images: int) -> Encoded:
         ids, image = made["input_ids"], -1 if self.image_token_id is None else self.image_token_id
         # What has one entry a token has the shape of the token ids; everything else belongs to the images.
         sequence = {
-            key: value[0] for key, value in made.items() if value.shape == ids.shape and key != "attention_mask"
+            key: value[0]
+            for key, value in made.items()
+            if (value.shape == ids.shape or key in self.inputs.per_token) and key not in _UNUSED
         }
-        pixels = {key: value for key, value in made.items() if value.shape != ids.shape}
-        sizes = (
-            pixels["image_grid_thw"].prod(-1) if "image_grid_thw" in pixels else torch.ones(images, dtype=torch.int64)
-        )
-        lengths = sizes * int(ids.eq(image).sum()) // sizes.sum()
-        return Encoded(sequence, pixels, ids.shape[1] - answer_length, tuple(lengths.tolist()))
+        pixels = {key: value for key, value in made.items() if key not in sequence and key not in _UNUSED}
+        rows = self._image_rows(pixels, images)
+        lengths = _image_lengths(ids[0].eq(image), rows or [1] * images)
+        start = ids.shape[1] - answer_length
+        return Encoded(sequence, pixels, start, tuple(lengths), tuple(rows or lengths))
+
+    def _image_rows(self, pixels: dict[str, Tensor], images: int) -> list[int] | None:
+        """How many rows each image sends through the vision tower, relative to the others; None where the number of
+        its tokens says it."""
+        how, name = self.inputs.image_rows or ("", "")
+        if name not in pixels:
+            return None
+        return [int(number) for number in _COUNTED[how](pixels[name]).flatten()[:images]]
+
+    def _typed(self, encoded: Encoded) -> Encoded:
+        """Where the prompt sees all of itself, the model is told which tokens are the answer, image or none."""
+        if not self.inputs.suffix:
+            return encoded
+        types = (torch.arange(len(encoded)) >= encoded.answer_start).long()
+        return replace(encoded, sequence={**encoded.sequence, "token_type_ids": types})
 
     def _texts(self, record: Record, images: int) -> tuple[str, str, bool]:
         """Prompt, prompt with answer, and whether the tokenizer shall add its own special tokens."""
         end = self.tokenizer.eos_token or ""
         if record.text is not None:
             return "", record.text + end, True
+        if self.inputs.suffix:
+            prompt = f"{self.tokenizer.bos_token}{record.question}\n"
+            return prompt, f"{prompt}{record.answer}{end}", False
         if not self.has_chat_template:
-            shown = getattr(self.processor, "image_token", "") * images
+            shown = self._shown(images)
             return f"{shown}{record.question}\n", f"{shown}{record.question}\n{record.answer}{end}", True
         user: Any = record.question
         answer: Any = record.answer
@@ -232,6 +255,9 @@ class Prompts:
         begins = self.tokenizer.bos_token
         return prompt, full, not (begins and full.startswith(begins))
 
+    def _shown(self, images: int) -> str:
+        return str(getattr(self.processor, "image_token", "")) * images
+
     def _tokenize(self, text: str, special: bool) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
@@ -242,13 +268,13 @@ class Prompts:
         fill = {"input_ids": self.padding}
         kinds = {key: value.dtype for one in encoded for key, value in one.sequence.items()}
         inputs = {
-            key: torch.stack([_pad(_row(one, key, kind), width, fill.get(key, 0), left) for one in encoded])
+            key: _concatenate([_pad(_row(one, key, kind), width, fill.get(key, 0), left)[None] for one in encoded])
             for key, kind in kinds.items()
         }
         real = torch.stack([_pad(torch.ones(len(one), dtype=torch.bool), width, 0, left) for one in encoded])
         inputs["attention_mask"] = real.long()
         for key in {key for one in encoded for key in one.pixels}:
-            inputs[key] = torch.cat([one.pixels[key] for one in encoded if key in one.pixels])
+            inputs[key] = _concatenate([one.pixels[key] for one in encoded if key in one.pixels])
         image = real & (inputs["input_ids"] == (-1 if self.image_token_id is None else self.image_token_id))
         answer = torch.zeros_like(real)
         for row, one in enumerate(encoded):
@@ -261,6 +287,17 @@ class Prompts:
             answer.to(device),
             None if bool(real.all()) else real.to(device),
         )
+
+    def batches(self, items: Sequence[Item], size: int, images: Callable[[Item], int]) -> list[Sequence[Item]]:
+        """The items in order, `size` at a time at most; `images` says how many images an item shows, and a batch ends
+        where that changes in a family whose batches may not mix them."""
+        found, start = [], 0
+        for stop in range(1, len(items) + 1):
+            full = stop - start == size or stop == len(items)
+            if full or (not self.inputs.mixes and images(items[stop]) != images(items[start])):
+                found.append(items[start:stop])
+                start = stop
+        return found
 
 
 def open_image(path: Path, line: int) -> Image.Image:
@@ -297,9 +334,45 @@ def _common_prefix(first: list[int], second: list[int]) -> int:
     return length
 
 
+def _image_lengths(is_image: Tensor, rows: Sequence[int]) -> list[int]:
+    """The number of image tokens of each image: the lengths of their runs where every image is one run, in proportion
+    to the images' rows otherwise. is_image: (S,); rows: one number an image."""
+    starts = is_image & ~torch.cat([is_image.new_zeros(1), is_image[:-1]])
+    total = int(is_image.sum())
+    if int(starts.sum()) == len(rows):
+        runs = (starts.cumsum(0) * is_image).bincount(minlength=len(rows) + 1)
+        return [int(length) for length in runs[1:]]
+    return [total * share // max(sum(rows), 1) for share in rows]
+
+
+def _real_tiles(pixels: Tensor) -> Tensor:
+    """How many tiles of each image (n, tiles, …) are not all zero: with zeros, an image of fewer tiles is filled up."""
+    return pixels.flatten(2).ne(0).any(-1).sum(-1)
+
+
+_UNUSED = {"attention_mask", "labels"}
+_COUNTED: dict[str, Callable[[Tensor], Tensor]] = {
+    "product": lambda sizes: sizes.prod(-1),
+    "sum": lambda mask: mask.sum(-1),
+    "tiles": _real_tiles,
+}
+
+
+def _concatenate(parts: Sequence[Tensor]) -> Tensor:
+    """The parts along axis 0; other axes in which they differ are filled with zeros at their ends."""
+    sizes = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].dim())]
+    filled = []
+    for part in parts:
+        missing = [size - present for size, present in zip(sizes, part.shape[1:], strict=True)]
+        padding = [width for size in reversed(missing) for width in (0, size)]
+        filled.append(torch.nn.functional.pad(part, padding) if any(missing) else part)
+    return torch.cat(filled)
+
+
 def _pad(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
     missing = width - values.shape[0]
-    return torch.nn.functional.pad(values, (missing, 0) if left else (0, missing), value=fill)
+    others = [0, 0] * (values.dim() - 1)
+    return torch.nn.functional.pad(values, [*others, *((missing, 0) if left else (0, missing))], value=fill)
 
 
 def _row(one: Encoded, key: str, kind: torch.dtype) -> Tensor:

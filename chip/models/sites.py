@@ -4,31 +4,93 @@ Module trees and files name tensors differently, so a stored tensor is found by 
 and proved by its values: what is edited on disk is what was measured in memory.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint, StoredTensor
-from chip.models.families import Family
+from chip.models.families import Family, Linear, Tower
 
-Role = Literal["language", "projector"]
+Role = Literal["language", "projector", "vision", "attention"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Watcher = Callable[[Tensor, Tensor], None]
+"""Takes what enters a site and what leaves it: (..., d) and (..., D)."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Which rows of a tower's layer, or of the projector behind it, belong to the picture.
+
+    The first `leading` rows of every image are none. With a `tile_mask`, an image is a fixed number of tiles, each of
+    `leading` rows, then `count` patches, then padding; and of the tiles those are real for which the input of that
+    name (images, tiles) of the module `tower` is not zero.
+    """
+
+    leading: int
+    tower: str = ""
+    tile_mask: str = ""
+    count: int | None = None
 
 
 @dataclass(frozen=True)
 class Site:
-    """One linear layer: its module name, its role, and for language sites the layer's number and the linear's name."""
+    """One linear layer: the dotted name of the module, or of the bare parameter, that holds its weight.
+
+    layer: language and attention sites, the language layer's number; vision sites, the tower's; projector, -1.
+    linear: the last part of the name. last: a language site that writes into the residual stream; the projector's last
+    linear. given, output: where the weight is a bare parameter (d, D), the modules whose outputs enter and leave it.
+    """
 
     name: str
     role: Role
     layer: int
     linear: str
+    last: bool = False
+    given: str = ""
+    output: str = ""
+    patches: Patches | None = None
 
-    def module(self, model: nn.Module) -> nn.Linear:
+    @property
+    def transposed(self) -> bool:
+        """Whether the weight is kept as (d, D), inputs first."""
+        return bool(self.given)
+
+    @property
+    def parameter(self) -> str:
+        """The dotted name of the weight itself."""
+        return self.name if self.transposed else f"{self.name}.weight"
+
+    def weight(self, model: nn.Module) -> Tensor:
+        """The live weight as (D, d): a view, so that what is copied into it changes the model."""
+        if self.transposed:
+            return model.get_parameter(self.name).detach().T
+        return self._linear(model).weight.detach()
+
+    def bias(self, model: nn.Module) -> Tensor | None:
+        """The live bias (D,), or None."""
+        bias = None if self.transposed else self._linear(model).bias
+        return None if bias is None else bias.detach()
+
+    def widths(self, model: nn.Module) -> tuple[int, int]:
+        """Numbers of inputs and outputs, (d, D)."""
+        outputs, inputs = self.weight(model).shape
+        return inputs, outputs
+
+    def watch(self, model: nn.Module, watcher: Watcher) -> "Watch":
+        """Call `watcher` with what enters and leaves this site at each of its forward passes, until `remove()`.
+
+        At a vision site, rows that are no patch (a class token, padding) are left out; at a projector site, rows of
+        tiles that are padding. What the watcher raises ends the forward pass.
+        """
+        return Watch(self, model, watcher)
+
+    def _linear(self, model: nn.Module) -> nn.Linear:
         module = model.get_submodule(self.name)
         if not isinstance(module, nn.Linear):
             raise ChipError(
@@ -37,36 +99,124 @@ class Site:
         return module
 
 
-    def weight(self, model: nn.Module):
-        return self.module(model).weight
+class Watch:
+    """The hooks by which a site is watched. `remove()` takes them off."""
 
-    def watch(self, model, watcher):
-        return self.module(model).register_forward_hook(lambda _, i, o: watcher(i[0].detach(), o.detach()))
+    def __init__(self, site: Site, model: nn.Module, watcher: Watcher) -> None:
+        self._site, self._watcher = site, watcher
+        self._given, self._tiles = torch.empty(0), torch.empty(0)
+        self._hooks = list(self._hook(model))
+
+    def remove(self) -> None:
+        """Watch no longer."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _hook(self, model: nn.Module) -> Iterator[RemovableHandle]:
+        site = self._site
+        if site.patches is not None and site.patches.tile_mask:
+            tower = model.get_submodule(site.patches.tower)
+            yield tower.register_forward_pre_hook(self._see_tiles, with_kwargs=True)
+        if site.transposed:
+            yield model.get_submodule(site.given).register_forward_hook(self._see_given)
+            yield model.get_submodule(site.output).register_forward_hook(
+                lambda _module, _inputs, output: self._tell(self._given, output)
+            )
+        else:
+            yield model.get_submodule(site.name).register_forward_hook(
+                lambda _module, inputs, output: self._tell(inputs[0], output)
+            )
+
+    def _see_tiles(self, _: nn.Module, __: tuple[object, ...], named: dict[str, Tensor]) -> None:
+        assert self._site.patches is not None
+        self._tiles = named[self._site.patches.tile_mask].flatten(0, -2).bool()
+
+    def _see_given(self, _: nn.Module, __: object, output: Tensor) -> None:
+        self._given = output
+
+    def _tell(self, given: Tensor, output: Tensor) -> None:
+        self._watcher(self._picture(given.detach()), self._picture(output.detach()))
+
+    def _picture(self, rows: Tensor) -> Tensor:
+        patches = self._site.patches
+        if patches is None:
+            return rows
+        if not patches.tile_mask:
+            return rows[..., patches.leading :, :]
+        tiled = rows.reshape(*self._tiles.shape, -1, rows.shape[-1])[self._tiles]
+        stop = None if patches.count is None else patches.leading + patches.count
+        return tiled[:, patches.leading : stop]
 
 
 def find_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
-    """Every site of a model in forward order: the projector's linears, then each language layer's MLP linears."""
+    """Every site of a model, of all four roles, in forward order: the vision tower's layers, the projector, and each
+    language layer's attention and MLP. Raises ChipError where one is missing that the table says the family has."""
     names = {name for name, _ in model.named_modules()}
-    projector = [Site(name, "projector", -1, name.rpartition(".")[2]) for name in family.projector if name in names]
-    depth = 0
-    while f"{family.layers}.{depth}" in names:
-        depth += 1
-    language = [
-        Site(f"{family.layers}.{layer}.{linear}", "language", layer, linear.rpartition(".")[2])
-        for layer in range(depth)
-        for linear in family.mlp
-        if f"{family.layers}.{layer}.{linear}" in names
-    ]
-    missing = [name for name in family.projector if name not in names]
-    if not language or missing:
-        lost = missing[0] if missing else f"{family.layers}.*.{family.mlp[0]}"
+    sites = (
+        *_vision_sites(model, family.tower, names),
+        *_projector_sites(family.projector, family.tower),
+        *_language_sites(family, names),
+    )
+    held = names | {name for name, _ in model.named_parameters()}
+    lost = next((site.name for site in sites if site.name not in held), None)
+    if lost is None and not any(site.role == "language" for site in sites):
+        lost = f"{family.layers}.*.{family.mlp[0]}"
+    if lost is not None:
         raise ChipError(f"the model says it is {family.name!r} but has no module {lost}; its sites cannot be found")
-    return (*projector, *language)
+    return sites
+
+
+def _vision_sites(model: nn.Module, tower: Tower | None, names: set[str]) -> Iterator[Site]:
+    if tower is None:
+        return
+    patches = _patches(model, tower)
+    layers = [layer for stem in tower.layers for layer in _layers(stem, names)]
+    for number, layer in enumerate(layers):
+        for linear in tower.mlp:
+            yield Site(f"{layer}.{linear}", "vision", number, _last_part(linear), patches=patches)
+
+
+def _patches(model: nn.Module, tower: Tower) -> Patches | None:
+    if not tower.tile_mask:
+        return Patches(tower.leading) if tower.leading else None
+    config = model.config.vision_config  # type: ignore[union-attr]
+    count = (config.image_size // config.patch_size) ** 2  # type: ignore[union-attr, operator]
+    return Patches(tower.leading, tower.module, tower.tile_mask, count)
+
+
+def _projector_sites(linears: Sequence[Linear], tower: Tower | None) -> Iterator[Site]:
+    tiled = Patches(0, tower.module, tower.tile_mask) if tower is not None and tower.tile_mask else None
+    for one in linears:
+        last, linear = one is linears[-1], _last_part(one.name)
+        yield Site(one.name, "projector", -1, linear, last, one.given, one.output, tiled)
+
+
+def _language_sites(family: Family, names: set[str]) -> Iterator[Site]:
+    for number, layer in enumerate(_layers(family.layers, names)):
+        if f"{layer}.{family.skip}" in names:
+            continue
+        if family.attention is not None and f"{layer}.{family.attention}" in names:
+            yield Site(f"{layer}.{family.attention}", "attention", number, _last_part(family.attention))
+        for linear in family.mlp:
+            last = linear is family.mlp[-1]
+            yield Site(f"{layer}.{linear}", "language", number, _last_part(linear), last)
+
+
+def _layers(stem: str, names: set[str]) -> list[str]:
+    """The layers of a list, as far as they are numbered without a gap."""
+    depth = 0
+    while f"{stem}.{depth}" in names:
+        depth += 1
+    return [f"{stem}.{number}" for number in range(depth)]
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def layer_count(sites: Iterable[Site]) -> int:
     """The number of language layers."""
-    return 1 + max(site.layer for site in sites)
+    return 1 + max(site.layer for site in sites if site.role == "language")
 
 
 def choose_layers(sites: Sequence[Site], spelled: str | None) -> tuple[int, ...]:
@@ -102,10 +252,12 @@ def stored_sites(model: nn.Module, checkpoint: Checkpoint, sites: Iterable[Site]
     """
     found = {}
     for site in sites:
-        module = site.module(model)
-        weight = _prove(checkpoint, f"{site.name}.weight", module.weight)
-        bias = None if module.bias is None else _prove(checkpoint, f"{site.name}.bias", module.bias)
-        found[site.name] = StoredSite(site, weight, bias)
+        bias = site.bias(model)
+        found[site.name] = StoredSite(
+            site,
+            _prove(checkpoint, site.parameter, model.get_parameter(site.parameter)),
+            None if bias is None else _prove(checkpoint, f"{site.name}.bias", bias),
+        )
     return found
 
 

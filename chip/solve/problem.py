@@ -13,11 +13,13 @@ from chip.collect import Statistics, Wanted
 from chip.edit import Change, Edit
 from chip.errors import ChipError
 from chip.hierarchy import Hierarchy, Record, Split
+from chip.models.checkpoint import StoredTensor
 from chip.models.loading import LoadedModel
 from chip.models.sites import Site, StoredSite, choose_layers, layer_count
 from chip.progress import Track, silent
 from chip.settings import EditSettings
 
+_LAYERED = {"language", "attention"}
 _CHIP_LAYERS_OF_28 = 6
 """The paper edits layers 22–27 of 28; other models their last ⌈6 L / 28⌉ of L."""
 
@@ -62,20 +64,25 @@ class Solved:
 def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, ...]:
     """The sites that a method edits, in forward order.
 
-    CHIP: the MLP linears of its layers, and the projector. Oblique: with answer keys the `down_proj` of its layers,
-    with image keys the projector's last linear; `both` is answer keys alone where there is no projector.
+    CHIP: those of the roles in its settings, of its layers where they are the language model's. Oblique: with answer
+    keys the last MLP linear of its layers, with image keys the projector's last linear; `both` is answer keys alone
+    where there is no projector. Raises ChipError where the model has no site of a role that was asked for; a text-only
+    model needs no projector beside other roles.
     """
     layers = choose_layers(sites, settings.layers)
-    projector = [site for site in sites if site.role == "projector"]
     if settings.method == "chip":
         if settings.layers is None:
             layers = layers[-math.ceil(_CHIP_LAYERS_OF_28 * layer_count(sites) / 28) :]
-        return (*projector, *(site for site in sites if site.layer in layers))
-    if settings.keys == "image" and not projector:
+        chosen = [s for s in sites if s.role in settings.roles and (s.role not in _LAYERED or s.layer in layers)]
+        absent = [role for role in settings.roles if all(site.role != role for site in sites)]
+        if absent and (absent != ["projector"] or not chosen):
+            raise ChipError(f"--sites {settings.sites}: chip knows no {absent[0]} sites of this model")
+        return tuple(chosen)
+    image = [site for site in sites if site.role == "projector" and site.last]
+    if settings.keys == "image" and not image:
         raise ChipError("--keys image: this model has no vision-language projector; use --keys answer")
-    image = projector[-1:] if settings.keys != "answer" else []
-    answer = [s for s in sites if s.layer in layers and s.linear == "down_proj"] if settings.keys != "image" else []
-    return (*image, *answer)
+    answer = [site for site in sites if site.role == "language" and site.last and site.layer in layers]
+    return (*(image if settings.keys != "answer" else ()), *(answer if settings.keys != "image" else ()))
 
 
 def wanted(sites: Sequence[Site], settings: EditSettings) -> Wanted:
@@ -90,14 +97,26 @@ def wanted(sites: Sequence[Site], settings: EditSettings) -> Wanted:
     )
 
 
-def change(tensor: str, left: Tensor, right: Tensor | None, rows: Tensor | None = None) -> Change:
+def weight_change(stored: StoredSite, left: Tensor, right: Tensor | None, rows: Tensor | None = None) -> Change:
+    """A change of a site's weight (D, d), whose `rows` gain left @ right, as a change of the tensor as it is stored."""
+    if not stored.site.transposed:
+        return change(stored.weight, left, right, rows)
+    if right is None:
+        return change(stored.weight, left.T, None)
+    if rows is not None:
+        # Rows of the weight are columns of what is stored; all of it gains a product that is zero in the others.
+        left = left.new_zeros(stored.weight.shape[1], left.shape[1]).index_copy(0, rows.to(left.device), left)
+    return change(stored.weight, right.T, left.T)
+
+
+def change(tensor: StoredTensor, left: Tensor, right: Tensor | None, rows: Tensor | None = None) -> Change:
     """A change as the edit keeps it: float32 factors, away from any device."""
 
     def array(value: Tensor, dtype: torch.dtype = torch.float32):  # type: ignore[no-untyped-def]
-        return value.to("cpu", dtype).numpy()
+        return value.to("cpu", dtype).contiguous().numpy()
 
     return Change(
-        tensor,
+        tensor.name,
         array(left),
         None if right is None else array(right),
         None if rows is None else array(rows, torch.int64),
@@ -119,10 +138,9 @@ def as_edit(problem: Problem, changes: Sequence[Change], reports: Sequence[SiteR
 @contextmanager
 def restored(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
     """Put the sites' weights back on the way out, whatever was tried on them within."""
-    kept = {site: site.module(model).weight.detach().clone() for site in sites}
+    kept = {site: site.weight(model).clone() for site in sites}
     try:
         yield
     finally:
-        with torch.no_grad():
-            for site, weight in kept.items():
-                site.module(model).weight.copy_(weight)
+        for site, weight in kept.items():
+            site.weight(model).copy_(weight)

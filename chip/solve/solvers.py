@@ -16,7 +16,7 @@ from chip.models.checkpoint import StoredTensor
 from chip.models.sites import Site
 from chip.records.digests import divide_images, image_digest
 from chip.solve import oblique, orthogonal
-from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored, weight_change
 
 
 def solve(problem: Problem) -> Solved:
@@ -38,12 +38,12 @@ def solve_orthogonal(problem: Problem) -> Solved:
             )
             continue
         stored = problem.stored[site.name]
-        weight = _stored(stored.weight)
+        weight = _stored(stored.weight).T if site.transposed else _stored(stored.weight)
         left, right = found.factors(weight)
-        changes.append(change(stored.weight.name, left, right, found.neurons))
+        changes.append(weight_change(stored, left, right, found.neurons))
         if stored.bias is not None:
             bias = found.factors(_stored(stored.bias)[:, None])
-            changes.append(change(stored.bias.name, *bias, found.neurons))
+            changes.append(change(stored.bias, *bias, found.neurons))
         relative = float((left @ right).norm() / weight.norm())
         reports.append(SiteReport(site.name, len(found.basis), relative))
     return as_edit(problem, changes, reports)
@@ -73,7 +73,7 @@ def solve_oblique(problem: Problem) -> Solved:
         encoded = [problem.loaded.prompts.encode(record) for record in problem.records(problem.split.target)]
         for site in problem.track(answer_sites, "solving site by site"):
             keys = answer_inputs(problem.loaded, encoded, [site], problem.settings.batch_size)[site.name]
-            weight = site.module(problem.loaded.model).weight.detach().to(keys.dtype)
+            weight = site.weight(problem.loaded.model).to(keys.dtype)
             retain, comparison = kept[site.name]
             toward_mean = (weight @ retain.mean.to(weight)).expand(len(keys), -1)
             unknown, shown = aims.get(site.name, (toward_mean, torch.zeros(len(keys), 1, dtype=torch.bool)))
@@ -98,13 +98,12 @@ def _apply(
     problem: Problem, site: Site, solution: oblique.Solution, changes: list[Change], reports: list[SiteReport]
 ) -> None:
     """Write a solution into the live model, so that the sites after it see it, and note it down."""
-    weight = site.module(problem.loaded.model).weight
-    before = weight.detach().to(solution.left.dtype)
-    with torch.no_grad():
-        weight.copy_(before + solution.delta)
+    weight = site.weight(problem.loaded.model)
+    before = weight.to(solution.left.dtype, copy=True)
+    weight.copy_(before + solution.delta)
     relative = float(solution.delta.norm() / before.norm())
     rank = min(solution.left.shape) if solution.right is None else solution.left.shape[1]
-    changes.append(change(problem.stored[site.name].weight.name, solution.left, solution.right))
+    changes.append(weight_change(problem.stored[site.name], solution.left, solution.right))
     reports.append(SiteReport(site.name, rank, relative, solution.distortion, solution.strength))
 
 
@@ -163,11 +162,12 @@ def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple
         for name, output in found.items():
             rows[name].append(output.view(len(variants) or 1, -1, output.shape[-1]).mean(0))
     mask = torch.cat([torch.full((length, 1), seen) for seen, length in shown])
-    biases = {site.name: site.module(problem.loaded.model).bias for site in sites}
-    return {
-        name: (torch.cat(outputs) - (0 if biases[name] is None else biases[name].detach()), mask)
+    biases = {site.name: site.bias(problem.loaded.model) for site in sites}
+    unbiased = {
+        name: torch.cat(outputs) if (bias := biases[name]) is None else torch.cat(outputs) - bias
         for name, outputs in rows.items()
     }
+    return {name: (outputs, mask) for name, outputs in unbiased.items()}
 
 
 def _distinct_images(records: Sequence[Record]) -> dict[str, Path]:
@@ -183,7 +183,7 @@ def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     compared = [rows for digest, rows in others.items() if digest in images.comparison]
     retain = problem.statistics.image[site.name] - _moments(owned)
     keys = torch.cat(owned)
-    weight = site.module(problem.loaded.model).weight.detach().to(keys)
+    weight = site.weight(problem.loaded.model).to(keys)
     aims = torch.cat([_mean_image(compared, len(rows)) for rows in owned]) @ weight.T
     moment = _weighted(retain, _moments(compared), problem.settings.sibling_weight)
     return _solve_site(problem, weight, keys, aims, moment)
