@@ -13,6 +13,7 @@ import safetensors
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from chip.collect.sketch import Sketch
 from chip.collect.statistics import Moments, PooledSums, Statistics
 from chip.errors import ChipError
 from chip.files import write_private
@@ -61,6 +62,8 @@ def save_statistics(statistics: Statistics, provenance: Provenance, path: Path) 
         tensors |= {f"pooled/{name}/count": sums.count}
     for kind, moments in (("answer", statistics.answer), ("image", statistics.image)):
         for name, one in moments.items():
+            if isinstance(one, Sketch):
+                raise ChipError(f"{path}: {FORMAT} has no place for the sketch at {name}; give a larger memory budget")
             tensors |= {f"{kind}/{name}/outer": one.outer, f"{kind}/{name}/total": one.total}
     header = {
         "format": FORMAT,

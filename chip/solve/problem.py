@@ -41,7 +41,8 @@ class Problem:
 @dataclass(frozen=True)
 class SiteReport:
     """What became of one site: the rank of its change, the change relative to the weight, and for the oblique
-    projection the predicted distortion of what is kept and the strength used. Rank 0: left alone, for `reason`."""
+    projection the predicted distortion of what is kept, how far a sketched moment may have put that off, and the
+    strength used. Rank 0: left alone, for `reason`."""
 
     site: str
     rank: int
@@ -49,6 +50,7 @@ class SiteReport:
     distortion: float | None = None
     strength: float | None = None
     reason: str = ""
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chip.collect import Moments, Wanted, answer_inputs, answer_outputs, collect, image_inputs
+from chip.collect import (
+    SecondMoments,
+    answer_inputs,
+    answer_outputs,
+    collect_parts,
+    image_inputs,
+    part_of,
+    without,
+)
 from chip.edit import Change
 from chip.errors import ChipError
 from chip.hierarchy import Record
@@ -16,6 +24,7 @@ from chip.models.checkpoint import StoredTensor
 from chip.models.sites import Site
 from chip.records.digests import divide_images, image_digest
 from chip.solve import oblique, orthogonal
+from chip.solve.metric import weighted_metric
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored
 
 
@@ -78,8 +87,7 @@ def solve_oblique(problem: Problem) -> Solved:
             toward_mean = (weight @ retain.mean.to(weight)).expand(len(keys), -1)
             unknown, shown = aims.get(site.name, (toward_mean, torch.zeros(len(keys), 1, dtype=torch.bool)))
             aim = torch.where(shown.to(unknown.device), unknown, toward_mean)
-            moment = _weighted(retain, comparison, problem.settings.sibling_weight)
-            solution = _solve_site(problem, weight, keys, aim, moment)
+            solution = _solve_site(problem, weight, keys, aim, retain, comparison)
             if problem.settings.toward == "beyond":
                 solution = solution.enlarged(problem.settings.largest_overshoot)
             _apply(problem, site, solution, changes, reports)
@@ -105,38 +113,37 @@ def _apply(
     relative = float(solution.delta.norm() / before.norm())
     rank = min(solution.left.shape) if solution.right is None else solution.left.shape[1]
     changes.append(change(problem.stored[site.name].weight.name, solution.left, solution.right))
-    reports.append(SiteReport(site.name, rank, relative, solution.distortion, solution.strength))
+    reports.append(
+        SiteReport(site.name, rank, relative, solution.distortion, solution.strength, uncertainty=solution.uncertainty)
+    )
 
 
-def _solve_site(problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, moment: Tensor) -> oblique.Solution:
+def _solve_site(
+    problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, retain: SecondMoments, comparison: SecondMoments
+) -> oblique.Solution:
     settings = problem.settings
-    metric = oblique.Metric(moment.to(weight), settings.ridge)
+    metric = weighted_metric(retain, comparison, settings.sibling_weight, settings.ridge, weight)
     return oblique.solve_site(
         weight, keys, aims, metric, strength=settings.fixed_strength, budget=settings.retain_budget
     )
 
 
-def _weighted(retain: Moments, comparison: Moments, sibling_weight: float) -> Tensor:
-    return retain.second_moment + sibling_weight * comparison.second_moment
-
-
-def _answer_moments(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[Moments, Moments]]:
+def _answer_moments(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[SecondMoments, SecondMoments]]:
     """Retain and comparison moments by site name: total less target, and a pass over the comparison records."""
-    names, settings = tuple(site.name for site in sites), problem.settings
+    totals = {site.name: problem.statistics.answer[site.name] for site in sites}
 
-    def moments(positions: Sequence[int], doing: str) -> dict[str, Moments]:
-        records = problem.records(positions)
-        wanted = Wanted(answer=names)
-        return collect(
-            problem.loaded, records, wanted, batch_size=settings.batch_size, track=problem.track, doing=doing
-        ).answer
+    def moments(positions: Sequence[int], doing: str) -> dict[str, SecondMoments]:
+        size, track = problem.settings.batch_size, problem.track
+        return collect_parts(
+            problem.loaded, problem.records(positions), totals, batch_size=size, track=track, doing=doing
+        )
 
     target = moments(problem.split.target, "running the target's records")
-    retain = {name: problem.statistics.answer[name] - target[name] for name in names}
+    retain = {name: without(total, target[name]) for name, total in totals.items()}
     if problem.split.comparison == problem.split.retain:
-        return {name: (retain[name], retain[name]) for name in names}
+        return {name: (one, one) for name, one in retain.items()}
     comparison = moments(problem.split.comparison, "running the comparison records")
-    return {name: (retain[name], comparison[name]) for name in names}
+    return {name: (one, comparison[name]) for name, one in retain.items()}
 
 
 def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -181,17 +188,11 @@ def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     owned = [rows for digest, rows in target.items() if digest in images.owned]
     others = image_inputs(problem.loaded, problem.records(images.comparison_records), site, size)
     compared = [rows for digest, rows in others.items() if digest in images.comparison]
-    retain = problem.statistics.image[site.name] - _moments(owned)
-    keys = torch.cat(owned)
+    keys, total = torch.cat(owned), problem.statistics.image[site.name]
+    retain = without(total, part_of(total, keys))
     weight = site.module(problem.loaded.model).weight.detach().to(keys)
     aims = torch.cat([_mean_image(compared, len(rows)) for rows in owned]) @ weight.T
-    moment = _weighted(retain, _moments(compared), problem.settings.sibling_weight)
-    return _solve_site(problem, weight, keys, aims, moment)
-
-
-def _moments(images: Sequence[Tensor]) -> Moments:
-    rows = torch.cat(list(images))
-    return Moments((rows.T @ rows).double().cpu(), rows.sum(0).double().cpu(), len(rows))
+    return _solve_site(problem, weight, keys, aims, retain, part_of(total, torch.cat(compared)))
 
 
 def _mean_image(images: list[Tensor], tokens: int) -> Tensor:
