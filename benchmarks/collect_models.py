@@ -37,7 +37,14 @@ QUESTIONS = (
     "was this image taken in the posteroanterior or the anteroposterior projection ?",
     "what does the opacity in the {side} lower zone most likely represent ?",
 )
-ANSWERS = ("yes", "no", "the {side} lower lobe", "chest", "mild cardiomegaly without effusion", "a small {side} effusion")
+ANSWERS = (
+    "yes",
+    "no",
+    "the {side} lower lobe",
+    "chest",
+    "mild cardiomegaly without effusion",
+    "a small {side} effusion",
+)
 LEVELS = ("institution", "patient", "study", "section")
 
 # LLaVA-1.5-7B divided by eight in width and by four in depth: hidden 4096, MLP 11008, 32 layers, CLIP-L/14 at 336.

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import chip.edit as _room  # noqa: F401  loaded first, so that the function below keeps the name for itself
 from chip.errors import ChipError
-from chip.settings import EditSettings
+from chip.settings import CollectSettings, EditSettings
 from chip.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from chip.workflow import EditResult
 
-__all__ = ["ChipError", "EditSettings", "__version__", "edit"]
+__all__ = ["ChipError", "CollectSettings", "EditSettings", "__version__", "edit"]
 
 
 def edit(

@@ -17,7 +17,8 @@ _SHORTEST_ANSWER = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What `chip edit` prints first. `records` counts by group; `notices` say what was decided for the user;
+    """What `chip edit` prints first. `records` counts by group; `collecting` says what
+    collecting statistics takes, and is empty where none are collected; `notices` say what was decided for the user;
     `warnings` say what may make forgetting incomplete."""
 
     model: Path
@@ -33,6 +34,7 @@ class Plan:
     parameters: int
     out: Path | None
     statistics: str
+    collecting: str
     receipt: Path | None
     left_behind: tuple[str, ...]
     notices: tuple[str, ...]

@@ -33,7 +33,7 @@ class EditSettings:
     `language,projector`): chip only.
     keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K), overshoot (the
     distortion up to which `beyond` enlarges a site's change): oblique only.
-    seed draws the unknown images. batch_size changes speed and memory, never the result beyond rounding.
+    seed draws the unknown images. batch_size, records asked at once, changes speed and memory, not the result.
     """
 
     method: str = "oblique"
@@ -57,8 +57,7 @@ class EditSettings:
         _one_of("--method", self.method, METHODS)
         _one_of("--keys", self.keys, KEYS)
         _one_of("--toward", self.toward, TOWARDS)
-        for role in self.roles:
-            _one_of("--sites", role, ROLES)
+        parse_roles(self.sites)
         _require(0 < self.top_k <= 100, "--top-k is a percentage of the neurons, above 0 and at most 100", self.top_k)
         _require(0 < self.variance <= 1, "--variance is a share of the energy, above 0 and at most 1", self.variance)
         _require(0 <= self.alpha <= 1, "--alpha is a weight from 0 to 1", self.alpha)
@@ -78,8 +77,8 @@ class EditSettings:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles of the sites that chip edits, without repetition."""
-        return tuple(dict.fromkeys(piece.strip() for piece in self.sites.split(",")))
+        """The roles of the sites that chip edits."""
+        return parse_roles(self.sites)
 
     @property
     def fixed_strength(self) -> float | None:
@@ -104,6 +103,52 @@ class EditSettings:
         if self.method == "oblique":
             values["strength"] = self.fixed_strength
         return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """How records are run for their statistics; None leaves the choice to chip, which tells it in its plan.
+
+    batch_tokens, workers (processes that encode ahead), save_every (seconds between two times that progress is kept):
+    speed and memory, never the result beyond rounding. statistics_memory: GiB that second moments may take before they
+    are sketched; a quarter of the free memory. max_records_per_node: of more, those with the smallest digests.
+    """
+
+    batch_tokens: int | None = None
+    workers: int | None = None
+    statistics_memory: float | None = None
+    max_records_per_node: int | None = None
+    save_every: float = 60.0
+
+    def __post_init__(self) -> None:
+        tokens, workers, memory, most = (
+            self.batch_tokens,
+            self.workers,
+            self.statistics_memory,
+            self.max_records_per_node,
+        )
+        if tokens is not None:
+            _require(tokens >= 1, "--batch-tokens must be at least 1", tokens)
+        if workers is not None:
+            _require(workers >= 0, "--workers must not be negative", workers)
+        if memory is not None:
+            _require(0 < memory < math.inf, "--statistics-memory is a number of GiB, above 0", memory)
+        if most is not None:
+            _require(most >= 1, "--max-records-per-node must be at least 1", most)
+        _require(0 <= self.save_every < math.inf, "--save-every is a number of seconds, not negative", self.save_every)
+
+    @property
+    def statistics_bytes(self) -> int | None:
+        """What second moments may take, in bytes."""
+        return None if self.statistics_memory is None else int(self.statistics_memory * 2**30)
+
+
+def parse_roles(spelled: str) -> tuple[str, ...]:
+    """Roles of sites from `language,projector`, without repetition. Raises UsageError for what is none."""
+    roles = tuple(dict.fromkeys(piece.strip() for piece in spelled.split(",")))
+    for role in roles:
+        _one_of("--sites", role, ROLES)
+    return roles
 
 
 def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:

@@ -15,17 +15,16 @@ from reference import Reference, Trace, second_moment
 from tiny_records import split_of, write_hospital, write_image, write_lines
 from torch import Tensor
 
-from chip.collect import Collector, Statistics, Wanted, collect, image_inputs
+from chip.collect import Collector, Moments, Statistics, Wanted, collect, encode_all, image_inputs
 from chip.collect.file import Provenance, load_statistics, save_statistics
-from chip.collect.passes import run
+from chip.collect.passes import run_chunk
 from chip.errors import ChipError
 from chip.hierarchy import NodePath, is_under
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model
 from chip.records import read_records
-from chip.records.digests import image_digest
-from chip.settings import EditSettings
-from chip.workflow import carry_out, collect_statistics, prepare_edit
+from chip.records.digests import image_digest, record_digest
+from chip.workflow import CollectRequest, carry_out, carry_out_collection, prepare_collection, prepare_edit
 
 ALPHA = 0.3
 # A float32 forward pass carries 24 bits, and its reductions over at most 64 inputs in three layers are summed in
@@ -118,7 +117,7 @@ class TestSums:
         write_image(tmp_path / "b.png", 1)
         record = {"path": ["x"], "question": "who ?", "answer": "mild edema"}
         write_lines(tmp_path, {**record, "image": "a.png"}, {**record, "images": ["b.png", "a.png"]})
-        found = collect(llava, read_records(tmp_path).records, everything(llava), batch_size=1)
+        found = collect(llava, read_records(tmp_path).records, everything(llava), batch_tokens=1)
         assert {one.count for one in found.image.values()} == {tiny_models.IMAGE_TOKENS}
 
     def test_image_inputs_are_those_of_each_image(
@@ -142,8 +141,7 @@ class TestSums:
         ]
         first = next(site for site in llava.sites if site.role == "language")
         record = read_records(hospital_data).records[2]
-        batch = llava.prompts.collate([llava.prompts.encode(record)], llava.device)
-        run(llava, batch, {first: lambda *_: reached.append("site")})
+        run_chunk(llava, encode_all(llava, [record]), 4096, [first], lambda *_: lambda *_: reached.append("site"))
         for hook in hooks:
             hook.remove()
         assert reached == ["site"]
@@ -160,12 +158,12 @@ class TestSums:
 
 
 class TestInvariance:
-    @pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
-    def test_batch_size_does_not_show(
-        self, llava: LoadedModel, hospital_data: Path, collected: Statistics, batch_size: int
+    @pytest.mark.parametrize("batch_tokens", [1, 50, 200, 4096])
+    def test_the_size_of_passes_does_not_show(
+        self, llava: LoadedModel, hospital_data: Path, collected: Statistics, batch_tokens: int
     ) -> None:
         records = read_records(hospital_data).records
-        found = collect(llava, records, everything(llava), alpha=ALPHA, batch_size=batch_size)
+        found = collect(llava, records, everything(llava), alpha=ALPHA, batch_tokens=batch_tokens)
         assert_same_statistics(found, collected)
 
     @settings(max_examples=8)
@@ -176,8 +174,11 @@ class TestInvariance:
         records = data.draw(st.permutations(read_records(hospital_data).records))
         cuts = data.draw(st.lists(st.integers(1, len(records) - 1), max_size=6, unique=True).map(sorted))
         collector = Collector(llava, collected.nodes, everything(llava), ALPHA)
+        seen: set[str] = set()
         for start, stop in itertools.pairwise([0, *cuts, len(records)]):
-            collector.add(records[start:stop])
+            part = records[start:stop]
+            collector.add(encode_all(llava, part, seen), part, 4096)
+            seen |= {image_digest(path) for record in part for path in record.images}
         assert_same_statistics(collector.statistics(), collected)
 
     def test_a_long_neighbour_and_its_padding_do_not_show(self, llava: LoadedModel, hospital_data: Path) -> None:
@@ -185,7 +186,7 @@ class TestInvariance:
         long = replace(records[0], path=("other",), question="when was this study performed ? " * 8)
         alone = collect(llava, records, everything(llava), alpha=ALPHA)
         collector = Collector(llava, sorted({*alone.nodes, long.path}), everything(llava), ALPHA)
-        collector.add([long, *records])
+        collector.add(encode_all(llava, [long, *records]), [long, *records], 4096)
         together = collector.statistics()
         kept = [number for number, node in enumerate(together.nodes) if node != long.path]
         for name, sums in alone.pooled.items():
@@ -245,11 +246,11 @@ class TestAdditivity:
 
 
 class TestNotFinite:
-    @pytest.mark.parametrize("batch_size", [1, 4, 64])
+    @pytest.mark.parametrize("batch_tokens", [1, 100, 4096])
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     @pytest.mark.parametrize("kind", ["pooled", "answer"])
     def test_the_record_is_named_by_its_line(
-        self, tmp_path: Path, text_data: Path, batch_size: int, value: float, kind: str
+        self, tmp_path: Path, text_data: Path, batch_tokens: int, value: float, kind: str
     ) -> None:
         records = list(read_records(text_data).records)
         records[9] = replace(records[9], question="what is Z ?")
@@ -259,7 +260,7 @@ class TestNotFinite:
             loaded.model.get_input_embeddings().weight[token] = value
         names = tuple(site.name for site in loaded.sites if site.linear == "down_proj")
         with pytest.raises(ChipError, match="record on line 10: its activations are not finite"):
-            collect(loaded, records, Wanted(**{kind: names}), batch_size=batch_size)
+            collect(loaded, records, Wanted(**{kind: names}), batch_tokens=batch_tokens)
 
     def test_a_single_token_of_an_image_is_enough(self, llava: LoadedModel, hospital_data: Path) -> None:
         """The first of an image's tokens is not finite, and those after it are."""
@@ -274,7 +275,7 @@ class TestNotFinite:
         hook = llava.model.get_submodule(site.name).register_forward_pre_hook(spoilt)
         try:
             with pytest.raises(ChipError, match="not finite"):
-                collect(llava, [r for r in records if r.images], Wanted(image=(site.name,)), batch_size=4)
+                collect(llava, [r for r in records if r.images], Wanted(image=(site.name,)), batch_tokens=64)
         finally:
             hook.remove()
 
@@ -282,7 +283,9 @@ class TestNotFinite:
 class TestFile:
     @pytest.fixture
     def saved(self, tmp_path: Path, hospital_data: Path, collected: Statistics) -> tuple[Path, Provenance]:
-        provenance = Provenance.of("model", "torch.float32", "prompts", read_records(hospital_data))
+        hierarchy = read_records(hospital_data)
+        records = tuple(map(record_digest, hierarchy.records))
+        provenance = Provenance("model", "torch.float32", "prompts", hierarchy.levels, records)
         save_statistics(collected, provenance, tmp_path / "statistics.safetensors")
         return tmp_path / "statistics.safetensors", provenance
 
@@ -322,7 +325,7 @@ class TestFile:
             ({"dtype": "torch.bfloat16"}, "collected in torch.bfloat16, not in torch.float32"),
             ({"prompts": "x"}, "another tokenizer, processor or chat template"),
             ({"levels": ("a", "b")}, "levels are a, b"),
-            ({"records": ("x",)}, "30 records of the data are not in them, and 1 records in them are not in the data"),
+            ({"records": ("x",)}, "1 records in them are not in the data, or not as they were, and 30 records of the data are not in them"),
         ],
     )
     def test_what_differs_is_said(
@@ -351,7 +354,7 @@ class TestReuse:
         model = tiny_models.llava(tmp_path / "model")
         data = write_hospital(tmp_path / "data")
         path = tmp_path / "kept.safetensors"
-        collect_statistics(str(model), data, path, EditSettings(), "cpu", "auto")
+        carry_out_collection(prepare_collection(CollectRequest(str(model), data, path, device="cpu")))
         return model, data, path
 
     def test_statistics_that_fit_serve_every_request(self, workplace: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from chip.kernels import batched_subspace, pooled_sums, second_moment
+from chip.kernels import batched_subspace, node_sums, pooled_sums, second_moment
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,84 +18,58 @@ def drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 class TestPooledSums:
-    @given(SEEDS, SIZES, SIZES, SIZES, SIZES, DTYPES, st.sampled_from([0.0, 0.3, 1.0]))
+    @given(SEEDS, SIZES, SIZES, SIZES, SIZES, DTYPES)
     def test_they_equal_numpy(
-        self, seed: int, batch: int, tokens: int, outputs: int, nodes: int, dtype: torch.dtype, alpha: float
+        self, seed: int, batch: int, tokens: int, outputs: int, sums: int, dtype: torch.dtype
     ) -> None:
-        rng = np.random.default_rng(seed)
         activations = drawn(seed, batch, tokens, outputs, dtype=dtype)
-        kinds = rng.integers(0, 3, (batch, tokens))
-        kinds[:, 0] = rng.integers(1, 3, batch)
-        where = rng.integers(0, nodes, batch)
+        weights = np.random.default_rng(seed).random((batch, sums, tokens)) < 0.5
+        found = pooled_sums(activations, torch.from_numpy(weights))
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        expected = np.einsum("bks,bsd->bkd", weights, activations.double().numpy())
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize("value", [1e300, float("nan"), float("inf")])
+    def test_padding_never_enters_whatever_it_holds(self, value: float) -> None:
+        activations, weights = drawn(0, 2, 5, 3), torch.tensor([[[1, 1, 0, 0, 0]], [[0, 1, 1, 0, 0]]])
+        real = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], dtype=torch.bool)
+        spoilt = activations.masked_fill(~real[..., None], value)
+        assert torch.equal(pooled_sums(spoilt, weights, real), pooled_sums(activations, weights, real))
+
+
+class TestNodeSums:
+    @given(SEEDS, SIZES, SIZES, SIZES)
+    def test_they_equal_numpy(self, seed: int, records: int, nodes: int, outputs: int) -> None:
+        pooled, nodes = drawn(seed, records, outputs), nodes + 2
+        where = np.random.default_rng(seed).integers(0, nodes, records)
+        touched = sorted(set(where.tolist()))
         total, absolute = torch.ones(nodes, outputs).double(), torch.ones(nodes, outputs).double()
-        pooled = pooled_sums(
-            activations,
-            torch.from_numpy(kinds == 1),
-            torch.from_numpy(kinds == 2),
-            torch.from_numpy(where),
-            alpha,
-            total,
-            absolute,
-        )
-        values, expected = activations.double().numpy(), np.ones((nodes, outputs))
-        expected_absolute = np.ones((nodes, outputs))
-        for row in range(batch):
-            image, text = (values[row][kinds[row] == kind] for kind in (1, 2))
-            if not len(image) or not len(text):
-                mean = (image if len(image) else text).mean(0)
-            else:
-                mean = alpha * image.mean(0) + (1 - alpha) * text.mean(0)
-            np.testing.assert_allclose(pooled[row], mean, rtol=1e-12, atol=1e-12)
-            expected[where[row]] += mean
-            expected_absolute[where[row]] += np.abs(mean)
+        belongs = torch.from_numpy(where == np.array(touched)[:, None])
+        node_sums(pooled, torch.tensor(touched), belongs, total, absolute)
+        expected, expected_absolute = np.ones((nodes, outputs)), np.ones((nodes, outputs))
+        for row, node in enumerate(where):
+            expected[node] += pooled[row].numpy()
+            expected_absolute[node] += np.abs(pooled[row].numpy())
         np.testing.assert_allclose(total, expected, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(absolute, expected_absolute, rtol=1e-12, atol=1e-12)
 
-    def test_padding_never_enters_however_large(self) -> None:
-        activations = drawn(0, 2, 5, 3)
-        image = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
-        text = torch.tensor([[0, 0, 1, 0, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
-        spoilt = activations.masked_fill(~(image | text)[..., None], 1e300)
-        results = []
-        for values in (activations, spoilt):
-            sums = torch.zeros(1, 3).double(), torch.zeros(1, 3).double()
-            pooled_sums(values, image, text, torch.tensor([0, 0]), 0.3, *sums)
-            results.append(sums)
-        assert torch.equal(results[0][0], results[1][0])
-        assert torch.equal(results[0][1], results[1][1])
-
-    def test_padding_that_is_not_finite_never_enters_either(self) -> None:
-        activations = drawn(0, 1, 4, 3)
-        text = torch.tensor([[True, True, False, False]])
-        activations[0, 2:] = float("nan")
-        total = torch.zeros(1, 3).double()
-        pooled_sums(activations, ~text & False, text, torch.tensor([0]), 0.3, total, total.clone())
-        torch.testing.assert_close(total[0], activations[0, :2].mean(0))
-
 
 class TestSecondMoment:
-    @given(SEEDS, SIZES, SIZES, SIZES, DTYPES)
-    def test_it_equals_numpy(self, seed: int, batch: int, tokens: int, inputs: int, dtype: torch.dtype) -> None:
-        activations = drawn(seed, batch, tokens, inputs, dtype=dtype)
-        mask = torch.from_numpy(np.random.default_rng(seed).random((batch, tokens)) < 0.5)
+    @given(SEEDS, SIZES, SIZES, DTYPES)
+    def test_it_equals_numpy(self, seed: int, tokens: int, inputs: int, dtype: torch.dtype) -> None:
+        rows = drawn(seed, tokens, inputs, dtype=dtype)
         outer, total = torch.eye(inputs).double(), torch.ones(inputs).double()
-        count = second_moment(activations, mask, outer, total)
-        picked = activations.double().numpy()[mask.numpy()]
-        assert count == len(picked)
-        np.testing.assert_allclose(outer, np.eye(inputs) + picked.T @ picked, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(total, 1 + picked.sum(0), rtol=1e-12, atol=1e-12)
+        second_moment(rows, outer, total)
+        values = rows.double().numpy()
+        np.testing.assert_allclose(outer, np.eye(inputs) + values.T @ values, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(total, 1 + values.sum(0), rtol=1e-12, atol=1e-12)
 
-    def test_an_empty_mask_adds_nothing(self) -> None:
+    def test_no_rows_add_nothing(self) -> None:
         outer, total = torch.zeros(3, 3).double(), torch.zeros(3).double()
-        assert second_moment(drawn(0, 2, 4, 3), torch.zeros(2, 4, dtype=torch.bool), outer, total) == 0
+        second_moment(drawn(0, 0, 3), outer, total)
         assert not outer.any()
         assert not total.any()
-
-    def test_rows_need_no_batch_axis(self) -> None:
-        rows = drawn(0, 7, 3)
-        outer, total = torch.zeros(3, 3).double(), torch.zeros(3).double()
-        assert second_moment(rows, torch.ones(7, dtype=torch.bool), outer, total) == 7
-        torch.testing.assert_close(outer, rows.T @ rows)
 
 
 def rank_by_numpy(rows: np.ndarray, variance: float) -> int:

@@ -23,6 +23,7 @@ from chip.models.loading import LoadedModel
 from chip.records.digests import divide_images, image_digest
 from chip.settings import EditSettings
 from chip.solve import oblique, orthogonal
+from chip.solve.metric import DenseMetric
 from chip.solve.problem import Problem, Solved, chosen_sites
 from chip.solve.solvers import solve
 
@@ -131,7 +132,7 @@ class TestOblique:
     ) -> None:
         weight, x, y = drawn(seed, outputs, inputs), drawn(seed + 1, keys, inputs), drawn(seed + 2, keys, outputs)
         moment = moment_of(seed + 3, inputs)
-        metric = oblique.Metric(moment, 0.01)
+        metric = DenseMetric(moment, 0.01)
         found = oblique.solve_site(weight, x, y, metric, strength=strength, budget=None)
         expected = normal_equations(weight, x, y, moment, 0.01, strength)
         np.testing.assert_allclose(found.delta, expected, rtol=1e-6, atol=1e-8)
@@ -149,7 +150,7 @@ class TestOblique:
     @given(SEEDS, st.sampled_from([1e-6, 1e-3, 0.05, 1e6]))
     def test_enlarging_is_solving_for_aims_further_along(self, seed: int, budget: float) -> None:
         weight, x, y = drawn(seed, 6, 8), drawn(seed + 1, 3, 8), drawn(seed + 2, 3, 6)
-        metric = oblique.Metric(moment_of(seed + 3, 8), 0.01)
+        metric = DenseMetric(moment_of(seed + 3, 8), 0.01)
         found = oblique.solve_site(weight, x, y, metric, strength=1.0, budget=None)
         enlarged = found.enlarged(budget)
         factor = float(enlarged.left.norm() / found.left.norm())
@@ -164,7 +165,7 @@ class TestOblique:
         """Y = 0 and β → ∞: W (I − Π), Π² = Π, Π = XᵀG⁻¹X A⁻¹ … with its kernel A⁻¹-orthogonal to the keys."""
         weight, x, moment = drawn(seed, 7, 9), drawn(seed + 1, keys, 9), moment_of(seed + 2, 9)
         found = oblique.solve_site(
-            weight, x, torch.zeros(keys, 7).double(), oblique.Metric(moment, 0.01), strength=1e14, budget=None
+            weight, x, torch.zeros(keys, 7).double(), DenseMetric(moment, 0.01), strength=1e14, budget=None
         )
         metric = moment + 0.01 * moment.trace() / 9 * torch.eye(9).double()
         solved = torch.linalg.solve(metric, x.T)
@@ -180,7 +181,7 @@ class TestOblique:
     @given(SEEDS, st.sampled_from([1e-4, 1e-3, 0.01, 0.05]))
     def test_a_budget_is_respected_and_nearly_attained(self, seed: int, budget: float) -> None:
         weight, x, moment = drawn(seed, 6, 8), drawn(seed + 1, 4, 8), moment_of(seed + 2, 8)
-        metric = oblique.Metric(moment, 0.01)
+        metric = DenseMetric(moment, 0.01)
         aims = drawn(seed + 3, 4, 6)
         unlimited = oblique.solve_site(weight, x, aims, metric, strength=1e12, budget=None)
         found = oblique.solve_site(weight, x, aims, metric, strength=None, budget=budget)
@@ -191,29 +192,29 @@ class TestOblique:
         torch.testing.assert_close(again.delta, found.delta)
 
     def test_a_budget_larger_than_any_distortion_takes_the_largest_strength(self) -> None:
-        metric = oblique.Metric(moment_of(0, 6), 0.01)
+        metric = DenseMetric(moment_of(0, 6), 0.01)
         found = oblique.solve_site(drawn(1, 5, 6), drawn(2, 2, 6), drawn(3, 2, 5), metric, strength=None, budget=1e9)
         assert found.strength == 1e12
 
     def test_repeated_keys_are_no_trouble(self) -> None:
         x = drawn(0, 1, 6).repeat(3, 1)
         weight, aims, moment = drawn(1, 5, 6), drawn(2, 1, 5).repeat(3, 1), moment_of(3, 6)
-        found = oblique.solve_site(weight, x, aims, oblique.Metric(moment, 0.01), strength=2.0, budget=None)
+        found = oblique.solve_site(weight, x, aims, DenseMetric(moment, 0.01), strength=2.0, budget=None)
         expected = normal_equations(weight, x, aims, moment, 0.01, 2.0)
         np.testing.assert_allclose(found.delta, expected, rtol=1e-6, atol=1e-9)
 
     def test_a_singular_metric_without_ridge_is_refused(self) -> None:
         rows = drawn(0, 3, 8)
         with pytest.raises(ChipError, match="the metric is singular; give a larger --ridge"):
-            oblique.Metric(rows.T @ rows, 0.0)
-        oblique.Metric(rows.T @ rows, 0.01)
+            DenseMetric(rows.T @ rows, 0.0)
+        DenseMetric(rows.T @ rows, 0.01)
 
     def test_a_metric_of_nothing_is_refused(self) -> None:
         with pytest.raises(ChipError, match="the metric is singular"):
-            oblique.Metric(torch.zeros(4, 4).double(), 0.01)
+            DenseMetric(torch.zeros(4, 4).double(), 0.01)
 
     def test_neither_strength_nor_budget(self) -> None:
-        metric = oblique.Metric(moment_of(0, 6), 0.01)
+        metric = DenseMetric(moment_of(0, 6), 0.01)
         with pytest.raises(ChipError, match="give a strength or a budget"):
             oblique.solve_site(drawn(1, 5, 6), drawn(2, 2, 6), drawn(3, 2, 5), metric, strength=None, budget=None)
 

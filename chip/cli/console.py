@@ -11,30 +11,36 @@ from rich.table import Table
 from rich.text import Text
 
 from chip.plan import Plan
-from chip.progress import Item
+from chip.progress import Counted, Item
 
 
 class Printer:
     """Prints for people on stdout; with `as_json`, one JSON object there and everything else on stderr."""
 
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False)
+    def __init__(self, as_json: bool, *, quiet: bool = False) -> None:
+        """quiet: say nothing, as all but the first of several processes do."""
+        self.as_json, self.quiet = as_json and not quiet, quiet
+        self.console = Console(stderr=as_json, highlight=False, quiet=quiet)
         self.errors = Console(stderr=True, highlight=False)
 
-    def track(self, items: Sequence[Item], doing: str) -> Iterable[Item]:
+    def track(self, items: Counted[Item], doing: str) -> Iterable[Item]:
         """Pass the items through under a progress bar on stderr; a line for each task where that is no terminal."""
         if not self.errors.is_terminal:
-            self.errors.print(Text(f"{doing} …"), soft_wrap=True)
+            if not self.quiet:
+                self.errors.print(Text(f"{doing} …"), soft_wrap=True)
             yield from items
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.errors, transient=True) as progress:
-            yield from progress.track(items, description=doing)
+            yield from progress.track(items, total=len(items), description=doing)
 
     def line(self, text: str, style: str = "") -> None:
         """A line of text, taken literally."""
         self.console.print(Text(text, style=style), soft_wrap=True)
+
+    def notice(self, text: str) -> None:
+        """What was decided while working, on stderr."""
+        self.errors.print(Text(f"note: {text}"), soft_wrap=True)
 
     def result(self, content: dict[str, Any]) -> None:
         """The JSON object that ends a verb under --json."""
@@ -55,6 +61,8 @@ class Printer:
             "output": str(plan.out or "nothing is written (dry run)"),
             "receipt": str(plan.receipt or "none"),
         }
+        if plan.collecting:
+            rows["collecting"] = plan.collecting
         if plan.left_behind:
             rows["not carried"] = ", ".join(plan.left_behind)
         for name, value in rows.items():

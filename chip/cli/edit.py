@@ -8,19 +8,24 @@ import typer
 from chip.cli.options import (
     Alpha,
     BatchSize,
+    BatchTokens,
     Data,
     Device,
     Dtype,
     Forget,
     Json,
+    MaxRecordsPerNode,
     ModelArgument,
+    SaveEvery,
     Seed,
+    StatisticsMemory,
     VerifyRecords,
+    Workers,
     quiet_libraries,
 )
-from chip.settings import EditSettings
+from chip.settings import CollectSettings, EditSettings
 
-_STANDARD = EditSettings()
+_STANDARD, _COLLECTING = EditSettings(), CollectSettings()
 
 
 def edit(
@@ -90,6 +95,11 @@ def edit(
     device: Device = "auto",
     dtype: Dtype = "auto",
     batch_size: BatchSize = _STANDARD.batch_size,
+    batch_tokens: BatchTokens = None,
+    workers: Workers = None,
+    statistics_memory: StatisticsMemory = None,
+    max_records_per_node: MaxRecordsPerNode = None,
+    save_every: SaveEvery = _COLLECTING.save_every,
     seed: Seed = _STANDARD.seed,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Ask the model before and after.")] = True,
     verify_records: VerifyRecords = 200,
@@ -116,6 +126,13 @@ def edit(
         seed=seed,
         batch_size=batch_size,
     )
+    collecting = CollectSettings(
+        batch_tokens=batch_tokens,
+        workers=workers,
+        statistics_memory=statistics_memory,
+        max_records_per_node=max_records_per_node,
+        save_every=save_every,
+    )
     quiet_libraries()
     from chip.cli.console import Printer
     from chip.workflow import EditRequest, carry_out, prepare_edit
@@ -126,6 +143,7 @@ def edit(
         data=data,
         forget=tuple(forget),
         settings=settings,
+        collecting=collecting,
         out=out,
         statistics=statistics,
         receipt=receipt,
@@ -141,7 +159,7 @@ def edit(
     printer.plan(prepared.plan)
     for flag in _idle(context, settings):
         printer.line(f"note: {flag} has no effect with these settings")
-    result = carry_out(prepared, printer.track)
+    result = carry_out(prepared, printer.track, printer.notice)
     if dry_run:
         printer.sites(result.sites)
     printer.left_alone(result.sites)

@@ -15,7 +15,28 @@ Forget = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …", envvar="CHIP_DEVICE")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", envvar="CHIP_DTYPE")]
-BatchSize = Annotated[int, typer.Option(help="Records a forward pass.", envvar="CHIP_BATCH_SIZE")]
+BatchSize = Annotated[int, typer.Option(help="Records asked at once.", envvar="CHIP_BATCH_SIZE")]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens a forward pass in collecting; from free memory by default.", envvar="CHIP_BATCH_TOKENS"),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that decode images ahead of the model.", envvar="CHIP_WORKERS")
+]
+StatisticsMemory = Annotated[
+    float | None,
+    typer.Option(
+        help="GiB that second moments may take before they are sketched; a quarter of free memory by default.",
+        envvar="CHIP_STATISTICS_MEMORY",
+    ),
+]
+MaxRecordsPerNode = Annotated[
+    int | None,
+    typer.Option(help="Count at most so many records of a node, chosen by digest.", envvar="CHIP_MAX_RECORDS_PER_NODE"),
+]
+SaveEvery = Annotated[
+    float, typer.Option(help="Seconds between two times that progress is kept.", envvar="CHIP_SAVE_EVERY")
+]
 Seed = Annotated[int, typer.Option(help="Draws whatever is drawn.", envvar="CHIP_SEED")]
 Alpha = Annotated[float, typer.Option(help="chip: weight of image tokens in a pooled activation.", envvar="CHIP_ALPHA")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]

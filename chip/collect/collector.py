@@ -5,7 +5,7 @@ see that everything is finite. Only then is the chunk counted, so that one that 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from chip.collect.grouping import EncodedGroup
 from chip.collect.layout import ImageRows, Pass, PrefixPass, SuffixPass, WholePass
-from chip.collect.moments import ExactMoments, State
+from chip.collect.moments import ExactMoments
 from chip.collect.passes import SEEING, Watch, run_chunk
-from chip.collect.statistics import PooledSums, Statistics, Wanted
+from chip.collect.sketch import FrequentDirections
+from chip.collect.state import State
+from chip.collect.statistics import PooledSums, Statistics, Wanted, accumulator_dtype
 from chip.collect.team import Team
 from chip.errors import ChipError
 from chip.hierarchy import NodePath, Record
@@ -53,7 +55,15 @@ class Collector:
     Sums are kept in 64 bits on a CPU and 32 on an accelerator, on the device of the site that they belong to.
     """
 
-    def __init__(self, loaded: LoadedModel, nodes: Sequence[NodePath], wanted: Wanted, alpha: float) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        nodes: Sequence[NodePath],
+        wanted: Wanted,
+        alpha: float,
+        sketched: Mapping[str, int] | None = None,
+    ) -> None:
+        """sketched: by site, the rows of the sketch that stands for its second moment; all others are exact."""
         self.loaded, self.alpha = loaded, alpha
         self.nodes = {node: number for number, node in enumerate(nodes)}
         sites = {site.name: site for site in loaded.sites}
@@ -62,13 +72,8 @@ class Collector:
         for name in wanted.pooled:
             weight = sites[name].weight(loaded.model)
             self._pooled[name] = PooledSums.zeros(len(nodes), len(weight), weight.device)
-        self._answer, self._image = (
-            {name: ExactMoments(w.shape[1], w.device) for name, w in self._weights(names)}
-            for names in (wanted.answer, wanted.image)
-        )
-
-    def _weights(self, names: Iterable[str]) -> Iterable[tuple[str, Tensor]]:
-        return ((name, self._sites[name].weight(self.loaded.model)) for name in names)
+        self._answer = {name: self._accumulator(name, sketched or {}) for name in wanted.answer}
+        self._image = {name: self._accumulator(name, sketched or {}) for name in wanted.image}
 
     def add(self, groups: Sequence[EncodedGroup], records: Sequence[Record], budget: int) -> None:
         """Run a chunk of groups, whose positions mean `records`, and add what flows through the sites.
@@ -117,7 +122,14 @@ class Collector:
         for _, moments in self._moments():
             moments.combine(team)
 
-    def _moments(self) -> Iterator[tuple[str, ExactMoments]]:
+    def _accumulator(self, name: str, sketched: Mapping[str, int]) -> ExactMoments | FrequentDirections:
+        weight = self._sites[name].weight(self.loaded.model)
+        inputs, device = weight.shape[1], weight.device
+        if name in sketched:
+            return FrequentDirections(inputs, sketched[name], accumulator_dtype(device), device)
+        return ExactMoments(inputs, device)
+
+    def _moments(self) -> Iterator[tuple[str, ExactMoments | FrequentDirections]]:
         for kind, held in (("answer", self._answer), ("image", self._image)):
             for name, moments in held.items():
                 yield f"{kind}/{name}", moments

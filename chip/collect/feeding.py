@@ -73,7 +73,7 @@ class Feed:
             yield one
 
 
-def _as_arrays(one: EncodedGroup | ChipError) -> EncodedGroup | ChipError:
+def _as_arrays(one: Any) -> Any:
     """Tensors would travel between processes as open files, of which there may be only so many."""
     return one if isinstance(one, ChipError) else _converted(one, lambda tensor: tensor.numpy())
 

@@ -3,41 +3,53 @@
 A safetensors file with a JSON header (docs/formats.md), mode 0600: it holds node names, which are the data owner's.
 """
 
+import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from chip.collect.statistics import Moments, PooledSums, Statistics
+from chip.collect.sketch import Sketch
+from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statistics
 from chip.errors import ChipError
-from chip.files import write_private
-from chip.hierarchy import Hierarchy
-from chip.records.digests import record_digest
+from chip.files import private_file
 
-FORMAT = "chip-statistics-1"
+FORMAT = "chip-statistics-2"
+
+_POOLED = ("total", "absolute", "count")
+_KINDS = ("answer", "image")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What statistics belong to: the checkpoint's digest, how it was run, and the digest of every record in order."""
+    """What statistics belong to: the checkpoint's digest, how it was run, and the digest of every record in order.
+
+    records: those that were counted, of which no node has more than `most_per_node` where that is a number.
+    """
 
     model: str
     dtype: str
     prompts: str
     levels: tuple[str, ...]
     records: tuple[str, ...]
+    most_per_node: int | None = None
 
-    @classmethod
-    def of(cls, model: str, dtype: str, prompts: str, hierarchy: Hierarchy) -> "Provenance":
-        return cls(model, dtype, prompts, hierarchy.levels, tuple(map(record_digest, hierarchy.records)))
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), ensure_ascii=False).encode()).hexdigest()
 
     def difference(self, other: "Provenance") -> str | None:
-        """What differs from `other`, in words; None where nothing does."""
+        """What differs from `other` that makes these statistics useless to it, in words; None where nothing does.
+
+        Records that `other` has beside these are no such difference: they can be collected and added.
+        """
         if self.model != other.model:
             return "they are of another model"
         if self.dtype != other.dtype:
@@ -46,36 +58,49 @@ class Provenance:
             return "they were collected with another tokenizer, processor or chat template"
         if self.levels != other.levels:
             return f"their levels are {', '.join(self.levels)}"
-        gone, new = Counter(self.records) - Counter(other.records), Counter(other.records) - Counter(self.records)
-        if gone or new:
-            absent, left_over = new.total(), gone.total()
-            return f"{absent} records of the data are not in them, and {left_over} records in them are not in the data"
+        if self.most_per_node != other.most_per_node:
+            counted = "every record" if self.most_per_node is None else f"at most {self.most_per_node} records a node"
+            return f"they count {counted}"
+        if gone := Counter(self.records) - Counter(other.records):
+            new = Counter(other.records) - Counter(self.records)
+            return (
+                f"{gone.total()} records in them are not in the data, or not as they were, "
+                f"and {new.total()} records of the data are not in them"
+            )
         return None
+
+    def lacking(self, other: "Provenance") -> tuple[int, ...]:
+        """Which of `other`'s records, by their place among them, these statistics do not count."""
+        left = Counter(self.records)
+        found = []
+        for place, digest in enumerate(other.records):
+            if left[digest]:
+                left[digest] -= 1
+            else:
+                found.append(place)
+        return tuple(found)
 
 
 def save_statistics(statistics: Statistics, provenance: Provenance, path: Path) -> None:
     """Write a statistics file, whole or not at all."""
-    tensors: dict[str, Tensor] = {}
-    for name, sums in statistics.pooled.items():
-        tensors |= {f"pooled/{name}/total": sums.total, f"pooled/{name}/absolute": sums.absolute}
-        tensors |= {f"pooled/{name}/count": sums.count}
-    for kind, moments in (("answer", statistics.answer), ("image", statistics.image)):
-        for name, one in moments.items():
-            tensors |= {f"{kind}/{name}/outer": one.outer, f"{kind}/{name}/total": one.total}
+    tensors = {
+        f"pooled/{name}/{part}": getattr(sums, part) for name, sums in statistics.pooled.items() for part in _POOLED
+    }
+    numbers: dict[str, dict[str, Any]] = {}
+    for kind in _KINDS:
+        for name, one in getattr(statistics, kind).items():
+            held, numbers[f"{kind}/{name}"] = _divided(one)
+            tensors |= {f"{kind}/{name}/{part}": tensor for part, tensor in held.items()}
     header = {
         "format": FORMAT,
-        "model": provenance.model,
-        "dtype": provenance.dtype,
-        "prompts": provenance.prompts,
-        "levels": provenance.levels,
-        "records": provenance.records,
+        **asdict(provenance),
         "nodes": statistics.nodes,
         "alpha": statistics.alpha,
-        "answer_counts": {name: one.count for name, one in statistics.answer.items()},
-        "image_counts": {name: one.count for name, one in statistics.image.items()},
+        "moments": numbers,
     }
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_private(path, save(contiguous, {"chip": json.dumps(header, ensure_ascii=False)}))
+    with private_file(path) as partial:
+        save_file(contiguous, partial, {"chip": json.dumps(header, ensure_ascii=False)})
 
 
 def load_statistics(path: Path) -> tuple[Statistics, Provenance]:
@@ -90,25 +115,31 @@ def load_statistics(path: Path) -> tuple[Statistics, Provenance]:
         raise ChipError(f"{path} is no statistics file that chip wrote, or it is damaged ({problem})") from problem
 
 
+def _divided(one: SecondMoments) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Second moments as tensors and plain numbers."""
+    if isinstance(one, Moments):
+        return {"outer": one.outer, "total": one.total}, {"count": one.count}
+    numbers = {"count": one.count, "residual": one.residual, "energy": one.energy, "excess": one.excess}
+    return {"rows": one.rows, "total": one.total}, numbers
+
+
 def _parsed(header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Statistics, Provenance]:
-    pooled = {
-        name: PooledSums(*(tensors[f"pooled/{name}/{part}"] for part in ("total", "absolute", "count")))
-        for name in _sites(tensors, "pooled")
-    }
-    answer, image = (_moments(tensors, header, kind) for kind in ("answer", "image"))
+    names = dict.fromkeys(key.split("/")[1] for key in tensors if key.startswith("pooled/"))
+    pooled = {name: PooledSums(*(tensors[f"pooled/{name}/{part}"] for part in _POOLED)) for name in sorted(names)}
+    answer, image = (_moments(tensors, header["moments"], kind) for kind in _KINDS)
     statistics = Statistics(tuple(map(tuple, header["nodes"])), header["alpha"], pooled, answer, image)
     records, levels = tuple(header["records"]), tuple(header["levels"])
-    return statistics, Provenance(header["model"], header["dtype"], header["prompts"], levels, records)
+    return statistics, Provenance(
+        header["model"], header["dtype"], header["prompts"], levels, records, header["most_per_node"]
+    )
 
 
-def _moments(tensors: dict[str, Tensor], header: dict[str, Any], kind: str) -> dict[str, Moments]:
-    counts = header[f"{kind}_counts"]
-    return {
-        name: Moments(tensors[f"{kind}/{name}/outer"], tensors[f"{kind}/{name}/total"], counts[name])
-        for name in _sites(tensors, kind)
-    }
-
-
-def _sites(tensors: dict[str, Tensor], kind: str) -> list[str]:
-    found = (key.split("/")[1] for key in tensors if key.startswith(f"{kind}/"))
-    return sorted(dict.fromkeys(found))
+def _moments(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], kind: str) -> dict[str, SecondMoments]:
+    found: dict[str, SecondMoments] = {}
+    for key in sorted(key for key in numbers if key.startswith(f"{kind}/")):
+        name, held = key.removeprefix(f"{kind}/"), numbers[key]
+        if f"{key}/rows" in tensors:
+            found[name] = Sketch(tensors[f"{key}/rows"], tensors[f"{key}/total"], **held)
+        else:
+            found[name] = Moments(tensors[f"{key}/outer"], tensors[f"{key}/total"], **held)
+    return found

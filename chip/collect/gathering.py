@@ -1,7 +1,7 @@
 """Collecting from a data set: groups are planned, encoded ahead, cut into chunks that fit, run and added up."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 import torch
 
@@ -37,6 +37,7 @@ def collect(
     alpha: float = 0.3,
     batch_tokens: int = BATCH_TOKENS,
     workers: int = 0,
+    sketched: Mapping[str, int] | None = None,
     counted_images: Set[str] = frozenset(),
     partial: PartialFile | None = None,
     team: Team | None = None,
@@ -47,11 +48,12 @@ def collect(
     """Statistics of `records`, each run once; `wanted` says what is kept of it.
 
     batch_tokens: tokens a forward pass, padding included; halved, with a notice, where memory runs out. workers:
-    processes that encode ahead. counted_images: digests of images that the image moments hold already. partial: where
+    processes that encode ahead. sketched: by site, the rows of the sketch that stands for its second moment; all others
+    are exact. counted_images: digests of images that the image moments hold already. partial: where
     progress is kept, and taken up again. In a team, the statistics are the whole where the first process is.
     """
     team = team or Team()
-    collector = Collector(loaded, sorted({record.path for record in records}), wanted, alpha)
+    collector = Collector(loaded, sorted({record.path for record in records}), wanted, alpha, sketched)
     groups = team.share(plan_groups(records, loaded.prompts.head, counted_images))
     done = 0
     if partial is not None and (kept := partial.read()) is not None:
@@ -97,8 +99,8 @@ def add_window(
         if budget < _FEWEST_TOKENS:
             line = records[chunk[0].group.records[0]].line
             raise ChipError(
-                f"memory ran out with a record at a time (on line {line}); use a smaller --dtype, --statistics-memory or "
-                "another --device"
+                f"memory ran out with a record at a time (on line {line}): "
+                "use a smaller --dtype, less --statistics-memory or another --device"
             )
         notice(f"memory ran out: passes of at most {budget} tokens from here on")
         left = list(chunks([group for one in (chunk, *left) for group in one], budget))

@@ -6,10 +6,9 @@ can be divided among processes and resumed. What a group really shares is read o
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 
 from chip.hierarchy import Record
-from chip.models.prompts import Encoded, Prompts
+from chip.models.prompts import Encoded, Prompts, common_length
 from chip.records.digests import image_digest
 
 LARGEST_GROUP = 64
@@ -83,7 +82,8 @@ def shared_prefix(encoded: Sequence[Encoded], image_token_id: int | None) -> int
     if len(encoded) < 2:
         return 0
     sequences = [one.sequence["input_ids"].tolist() for one in encoded]
-    shared = min(len(commonprefix(sequences)), *(one.answer_start - 1 for one in encoded))
+    shared = min(common_length(sequences[0], one) for one in sequences)
+    shared = min(shared, *(one.answer_start - 1 for one in encoded))
     last_image = max((i for i, token in enumerate(sequences[0]) if token == image_token_id), default=-1)
     worth = (len(encoded) - 1) * shared >= _WORTH_SHARING
     return shared if worth and shared > last_image else 0
@@ -116,7 +116,7 @@ def _alike(asking: Sequence[int], records: Sequence[Record], head: int) -> Itera
     common = ""
     for position in asking:
         question = records[position].question
-        shorter = commonprefix([common, question]) if group else question
+        shorter = question[: common_length(common, question)] if group else question
         saved, saved_with = (len(group) - 1) * (head + len(common)), len(group) * (head + len(shorter))
         if group and (len(group) == LARGEST_GROUP or saved_with < saved):
             yield tuple(group)

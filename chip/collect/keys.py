@@ -3,7 +3,7 @@
 Only for what is few: a target's records, the images shown in their place, and the images they are compared with.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import torch
 from torch import Tensor
@@ -20,10 +20,20 @@ from chip.models.sites import Site
 Take = Callable[[Tensor, Tensor], Tensor]
 
 
-def encode_all(loaded: LoadedModel, records: Sequence[Record]) -> list[EncodedGroup]:
+def encode_all(
+    loaded: LoadedModel, records: Sequence[Record], counted_images: Set[str] = frozenset()
+) -> list[EncodedGroup]:
     """Records encoded in groups that run together; for the few whose keys are taken, and taken again at every site."""
-    plan = plan_groups(records, loaded.prompts.head)
+    plan = plan_groups(records, loaded.prompts.head, counted_images)
     return [encode_group(group, records, loaded.prompts, loaded.longest_sharing) for group in plan]
+
+
+def answer_counts(groups: Sequence[EncodedGroup]) -> list[int]:
+    """How many answer tokens each record has, in the order of the records."""
+    counts = {
+        at: len(one.answer_ids) for group in groups for at, one in zip(group.group.records, group.encoded, strict=True)
+    }
+    return [counts[position] for position in sorted(counts)]
 
 
 def answer_inputs(
@@ -40,9 +50,7 @@ def answer_outputs(
     return _gather(loaded, groups, sites, batch_tokens, lambda _, output: output)
 
 
-def image_inputs(
-    loaded: LoadedModel, records: Sequence[Record], site: Site, batch_tokens: int
-) -> dict[str, Tensor]:
+def image_inputs(loaded: LoadedModel, records: Sequence[Record], site: Site, batch_tokens: int) -> dict[str, Tensor]:
     """What enters a projector site for each distinct image that the records show: (tokens, d) by the image's digest."""
     first = {group.images: group.records[0] for group in reversed(plan_groups(records, 0)) if group.images}
     groups = encode_all(loaded, [records[position] for position in sorted(first.values())])

@@ -132,15 +132,13 @@ def lay_out(groups: Sequence[EncodedGroup], prompts: Prompts, device: torch.devi
     if sharing:
         yield _prefix_pass(sharing, prompts, device)
         packed = [
-            row
-            for number, (group, members) in enumerate(sharing)
-            for row in _packed(number, group, members, budget)
+            row for number, (group, members) in enumerate(sharing) for row in _packed(number, group, members, budget)
         ]
         width = max(group.shared for group, _ in sharing)
-        for rows in _budgeted(packed, budget):
-            yield _suffix_pass(rows, width, prompts.padding, device)
-    for rows in _budgeted(whole, budget):
-        yield _whole_pass(rows, prompts, device)
+        for suffixes in _budgeted(packed, budget):
+            yield _suffix_pass(suffixes, width, prompts.padding, device)
+    for records in _budgeted(whole, budget):
+        yield _whole_pass(records, prompts, device)
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,9 @@ def _prefix_pass(sharing: Sequence[tuple[EncodedGroup, range]], prompts: Prompts
 
 def _whole_pass(rows: Sequence[_Whole], prompts: Prompts, device: torch.device) -> WholePass:
     batch = prompts.collate([row.encoded for row in rows], device)
-    width, answers, answer_members = batch.image.shape[1], [], []
+    width = batch.image.shape[1]
+    answers: list[int] = []
+    answer_members: list[int] = []
     for number, row in enumerate(rows):
         answers += range(number * width + row.encoded.answer_start - 1, number * width + len(row.encoded) - 1)
         answer_members += [row.member] * len(row.encoded.answer_ids)
@@ -260,7 +260,11 @@ def _suffix_pass(rows: Sequence[_Packed], prefix: int, padding: int, device: tor
     ids = torch.full((len(rows), width), padding)
     slot = torch.full((len(rows), width), -1)
     positions = torch.zeros(len(rows), width, dtype=torch.int64)
-    picks, members, prefixes, answers, answer_members = [], [], [], [], []
+    picks: list[int] = []
+    members: list[int] = []
+    prefixes: list[int] = []
+    answers: list[int] = []
+    answer_members: list[int] = []
     for number, row in enumerate(rows):
         start = 0
         for place, (member, encoded) in enumerate(row.packed):

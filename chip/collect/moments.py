@@ -1,29 +1,17 @@
 """Streaming second moments: something that rows are added to, and the frozen moments that it yields."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from chip.collect.state import State
 from chip.collect.statistics import Moments, accumulator_dtype
 from chip.collect.team import Team
 from chip.kernels import second_moment
 
 _ROWS_AT_ONCE = 1024
 """Rows are gathered up to this many before they are multiplied: a product reads and writes the whole (d, d) sum."""
-
-
-@dataclass(frozen=True)
-class State:
-    """All that an accumulator holds, to be kept in a file and taken up again: tensors and numbers by name.
-
-    It may hold single rows as they came, which the sums of many do not show: keep it as private as the data.
-    """
-
-    tensors: Mapping[str, Tensor]
-    numbers: Mapping[str, int | float]
 
 
 class ExactMoments:

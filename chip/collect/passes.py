@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from chip.collect.grouping import EncodedGroup
 from chip.collect.layout import Pass, PrefixPass, SuffixPass, lay_out
@@ -41,16 +43,15 @@ class Prefixes:
 
     def of_rows(self, rows: Sequence[int], device: torch.device) -> DynamicCache:
         """The cache for a batch whose rows follow the prefixes `rows`; this one stays as it is."""
+        index = torch.tensor(rows, device=device)
         chosen = copy(self.cache)
-        chosen.layers = [copy(layer) for layer in self.cache.layers]
-        if list(rows) != list(range(len(rows))) or self._groups() != len(rows):
-            index = torch.tensor(rows, device=device)
-            for layer in chosen.layers:
-                layer.batch_select_indices(index.to(layer.device) if layer.is_initialized else index)
+        chosen.layers = []
+        for held in cast(list[DynamicLayer], self.cache.layers):
+            layer = copy(held)
+            if layer.keys is not None and list(rows) != list(range(len(layer.keys))):
+                layer.batch_select_indices(index.to(layer.keys.device))
+            chosen.layers.append(layer)
         return chosen
-
-    def _groups(self) -> int:
-        return next((len(layer.keys) for layer in self.cache.layers if layer.is_initialized), 0)
 
 
 class _PassedLastSite(Exception):
@@ -90,7 +91,7 @@ def _run_prefix(loaded: LoadedModel, prefix: PrefixPass, watches: Mapping[Site, 
     """Run the tokens that several records share, and keep what their continuations need."""
     left = Prefixes()
     # Families with two-dimensional positions note here what the last images that they saw did to them.
-    notes = loaded.model.base_model
+    notes: Any = loaded.model.base_model
     if hasattr(notes, "rope_deltas"):
         notes.rope_deltas = None
     _run(loaded, prefix.inputs, watches, images=prefix.images is not None, cache=left.cache)

@@ -13,7 +13,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from chip.collect.moments import State
+from chip.collect.state import State
 from chip.errors import ChipError
 from chip.files import private_file
 

@@ -1,4 +1,4 @@
-"""Which statistics serve a request: a file that still fits, or what has to be collected, and why."""
+"""Which statistics serve a request: a file that fits, one that new records are added to, or a fresh collection."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,17 @@ from chip.errors import ChipError
 
 @dataclass(frozen=True)
 class StatisticsSource:
-    """Statistics that were found and fit, or what is to be collected and where it is to be kept."""
+    """Statistics that were found, and what is to be collected and added to them; where they are kept, and why.
+
+    missing: places among the provenance's records of those that are still to be collected; all of them where nothing
+    was found. wanted: what is collected of them.
+    """
 
     path: Path
     provenance: Provenance
     wanted: Wanted
     found: Statistics | None
+    missing: tuple[int, ...]
     notice: str = ""
 
 
@@ -26,23 +31,30 @@ def find_statistics(
 
     Raises ChipError where the user named a file (`must_fit`) that belongs to something else.
     """
+    everything = tuple(range(len(provenance.records)))
     if not path.exists():
-        return StatisticsSource(path, provenance, needed, None)
+        return StatisticsSource(path, provenance, needed, None, everything)
     try:
         found, theirs = load_statistics(path)
         difference = theirs.difference(provenance)
     except ChipError as problem:
         if must_fit:
             raise
-        found, difference = None, str(problem)
-    if difference is not None or found is None:
+        return StatisticsSource(
+            path, provenance, needed, None, everything, f"statistics are collected afresh: {problem}"
+        )
+    if difference is not None:
         if must_fit:
             raise ChipError(f"the statistics at {path} do not fit: {difference}; run `chip collect` again")
-        return StatisticsSource(path, provenance, needed, None, f"statistics are collected afresh: {difference}")
+        notice = f"statistics are collected afresh: {difference}"
+        return StatisticsSource(path, provenance, needed, None, everything, notice)
+    both = found.wanted | needed
     if not needed <= found.wanted:
         notice = f"statistics are collected again, with the sites that {path.name} lacks"
-        return StatisticsSource(path, provenance, found.wanted | needed, None, notice)
+        return StatisticsSource(path, provenance, both, None, everything, notice)
     if needed.pooled and found.alpha != alpha:
         notice = f"statistics are collected again: they hold alpha {found.alpha:g}, not {alpha:g}"
-        return StatisticsSource(path, provenance, found.wanted | needed, None, notice)
-    return StatisticsSource(path, provenance, needed, found)
+        return StatisticsSource(path, provenance, both, None, everything, notice)
+    missing = theirs.lacking(provenance)
+    notice = f"{len(missing)} new records are collected and added to {path.name}" if missing else ""
+    return StatisticsSource(path, provenance, found.wanted, found, missing, notice)

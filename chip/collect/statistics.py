@@ -1,12 +1,13 @@
-"""What one pass over the records leaves behind: sums per node and site, which add up and subtract."""
+"""What one pass over the records leaves behind: sums per node and site, which add up and subtract; sketches do not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from chip.collect.sketch import Sketch
 from chip.hierarchy import NodePath
 
 
@@ -59,6 +60,10 @@ class Moments:
         return self.total / max(self.count, 1)
 
 
+SecondMoments = Moments | Sketch
+"""A site's second moment in one of its two forms: exact, or sketched where it would take too much memory."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a pass shall collect, by site name: pooled outputs, answer-token moments, image-token moments."""
@@ -82,14 +87,15 @@ class Statistics:
     """Everything that was collected: sums per node in `pooled`, and over all records in `answer` and `image`.
 
     `nodes` are the paths that records sit on; a record counts at its own path only, so that parents are sums of
-    children. Image moments count every distinct image once, whatever number of records show it.
+    children. Image moments count every distinct image once, whatever number of records show it. Second moments are
+    exact or sketches, site by site.
     """
 
     nodes: tuple[NodePath, ...]
     alpha: float
     pooled: dict[str, PooledSums]
-    answer: dict[str, Moments]
-    image: dict[str, Moments]
+    answer: Mapping[str, SecondMoments]
+    image: Mapping[str, SecondMoments]
 
     @property
     def wanted(self) -> Wanted:

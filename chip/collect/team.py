@@ -64,7 +64,7 @@ class Team:
             odd = [number for number, one in enumerate(theirs) if not torch.equal(one, theirs[0])]
             if odd:
                 raise ChipError(
-                    f"process {odd[0]} was given another model, data or settings than process 0; start all with the same"
+                    f"process {odd[0]} was given another model, data or settings than process 0: start them alike"
                 )
 
     def wait(self) -> None:

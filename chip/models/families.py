@@ -161,8 +161,8 @@ def _tower(model_type: str, family: Mapping[str, Any]) -> Tower | None:
 
 def _entry(table: str, model_type: str) -> Mapping[str, Any] | None:
     """An entry, or the one that it says it is the same as."""
-    entry: Any = _table()[table].get(model_type)
-    return _table()[table][entry] if isinstance(entry, str) else entry
+    entry: str | Mapping[str, Any] | None = _table()[table].get(model_type)
+    return _entry(table, entry) if isinstance(entry, str) else entry
 
 
 def _linears(entry: str | Mapping[str, Any], names: Collection[str]) -> list[Linear]:

@@ -10,7 +10,6 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import is_not
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ class Prompts:
     @cached_property
     def head(self) -> int:
         """How many characters every prompt begins with, before its images and its question."""
-        return len(commonprefix([self._texts(Record((), question=word, answer="-"), 0)[0] for word in "?!"]))
+        return common_length(*(self._texts(Record((), question=word, answer="-"), 0)[0] for word in "?!"))
 
     def image_tokens(self, encoded: Encoded) -> int:
         """How many of a record's tokens stand for images."""
@@ -166,9 +165,7 @@ class Prompts:
             self.processor.image_processor = kept
             self._once.forget()
 
-    def _encode(
-        self, record: Record, images: tuple[Path, ...], opened: Sequence[Image.Image] | None = None
-    ) -> Encoded:
+    def _encode(self, record: Record, images: tuple[Path, ...], opened: Sequence[Image.Image] | None = None) -> Encoded:
         if images and not self.sees:
             raise ChipError(f"record on line {record.line} shows an image, but this model takes text only")
         try:
@@ -180,7 +177,7 @@ class Prompts:
         asked, plain = self._tokenize(prompt, special), self._tokenize(full, special)
         if self.inputs.suffix:
             plain = asked + self._tokenize(full.removeprefix(prompt), special)
-        start = _common_prefix(asked, plain) if prompt else min(1, len(plain) - 1)
+        start = common_length(asked, plain) if prompt else min(1, len(plain) - 1)
         answer = plain[start:]
         if start == 0 or not answer or not self.tokenizer.decode(answer, skip_special_tokens=True).strip():
             raise ChipError(f"record on line {record.line}: its answer comes to no tokens in this model's vocabulary")
@@ -325,7 +322,8 @@ def _flat(images: Any) -> Iterator[Any]:
         yield images
 
 
-def _common_prefix(first: list[int], second: list[int]) -> int:
+def common_length(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many leading items two sequences have in common."""
     length = 0
     for a, b in zip(first, second, strict=False):
         if a != b:

@@ -181,7 +181,7 @@ def _patches(model: nn.Module, tower: Tower) -> Patches | None:
         return Patches(tower.leading) if tower.leading else None
     config = model.config.vision_config  # type: ignore[union-attr]
     count = (config.image_size // config.patch_size) ** 2  # type: ignore[union-attr, operator]
-    return Patches(tower.leading, tower.module, tower.tile_mask, count)
+    return Patches(tower.leading, tower.module, tower.tile_mask, int(count))
 
 
 def _projector_sites(linears: Sequence[Linear], tower: Tower | None) -> Iterator[Site]:

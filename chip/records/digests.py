@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from chip.files import file_digest
-from chip.hierarchy import Hierarchy, Record, Split, comparison_sets, is_under
+from chip.hierarchy import Hierarchy, NodePath, Record, Split, comparison_sets, is_under
 
 
 def image_digest(path: Path) -> str:
@@ -27,6 +27,20 @@ def record_digest(record: Record) -> str:
     images = [image_digest(path) for path in record.images]
     content = [record.path, record.question, record.answer, record.text, images]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def few_per_node(hierarchy: Hierarchy, digests: Sequence[str], most: int | None) -> tuple[int, ...]:
+    """Positions of the records that count: all, or of the records on each node the `most` with the smallest digests.
+
+    Which they are depends on what the records say alone, not on their order or on what stands beside them.
+    """
+    if most is None:
+        return tuple(range(len(hierarchy.records)))
+    by_node: dict[NodePath, list[int]] = {}
+    for position, path in enumerate(hierarchy.paths):
+        by_node.setdefault(path, []).append(position)
+    chosen = (sorted(positions, key=lambda position: digests[position])[:most] for positions in by_node.values())
+    return tuple(sorted(position for positions in chosen for position in positions))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chip.errors import ChipError
+from chip.solve.metric import Metric
 
 _LARGEST_FACTOR = 3.0
 """How far `beyond` goes at most: a site that keeps nothing near the keys would otherwise be thrown anywhere."""
@@ -26,13 +27,15 @@ class Solution:
     """A change of one weight (D, d) as left (D, r) and right (r, d), or dense (right is None) where T ≥ min(D, d).
 
     `distortion` is tr(Δ M Δᵀ) / tr(W M Wᵀ): the share of the kept outputs' energy that the change is predicted to
-    alter. `strength` is the β that was used.
+    alter. `strength` is the β that was used. `uncertainty` is how far the distortion may be off, in either direction,
+    where M was sketched: ‖M − M'‖₂ · ‖Δ‖² / tr(W M Wᵀ), M' being the true moment.
     """
 
     left: Tensor
     right: Tensor | None
     distortion: float
     strength: float
+    uncertainty: float = 0.0
 
     @property
     def delta(self) -> Tensor:
@@ -46,43 +49,12 @@ class Solution:
         same line. A change that is over the budget already stays as it is.
         """
         factor = min(max((budget / self.distortion) ** 0.5, 1.0), _LARGEST_FACTOR) if self.distortion > 0 else 1.0
-        return replace(self, left=self.left * factor, distortion=self.distortion * factor**2)
-
-
-class Metric:
-    """A = M + λ · tr(M)/d · I, factorised once and used for every target of a site.
-
-    moment: (d, d), the retained second moment plus w times the comparison's. Raises ChipError where A is singular.
-    """
-
-    def __init__(self, moment: Tensor, ridge: float) -> None:
-        self.moment = moment
-        size = moment.shape[0]
-        ridged = moment + ridge * moment.trace() / size * torch.eye(size, dtype=moment.dtype, device=moment.device)
-        factor, failed = torch.linalg.cholesky_ex(ridged)
-        if failed:
-            raise ChipError(
-                "the retained inputs do not span this site, so the metric is singular; give a larger --ridge"
-            )
-        self._factor = factor
-
-    def solve(self, columns: Tensor) -> Tensor:
-        """A⁻¹ times columns (d, n)."""
-        return torch.cholesky_solve(columns, self._factor)
-
-    def whiten(self, columns: Tensor) -> Tensor:
-        """L⁻¹ times columns (d, n), where A = L Lᵀ."""
-        solved: Tensor = torch.linalg.solve_triangular(self._factor, columns, upper=False)
-        return solved
-
-    def unwhiten(self, columns: Tensor) -> Tensor:
-        """L⁻ᵀ times columns (d, n)."""
-        solved: Tensor = torch.linalg.solve_triangular(self._factor.T, columns, upper=True)
-        return solved
-
-    def energy(self, rows: Tensor) -> Tensor:
-        """tr(B M Bᵀ) for rows B (n, d)."""
-        return ((rows @ self.moment) * rows).sum()
+        return replace(
+            self,
+            left=self.left * factor,
+            distortion=self.distortion * factor**2,
+            uncertainty=self.uncertainty * factor**2,
+        )
 
 
 def solve_site(
@@ -97,7 +69,7 @@ def solve_site(
     values, basis, residual = (
         _by_keys(keys, residual, metric) if len(keys) <= keys.shape[1] else _by_inputs(keys, residual, metric)
     )
-    inner = (residual @ residual.T) * (basis.T @ metric.moment @ basis)
+    inner = (residual @ residual.T) * metric.moment_of(basis)
     whole = metric.energy(weight)
 
     def distortion(beta: float) -> float:
@@ -109,12 +81,13 @@ def solve_site(
     if strength is None:
         raise ChipError("give a strength or a budget on the retained outputs")
     left, right = residual.T / (values + len(keys) / strength), basis.T
+    uncertainty = metric.error * float(((left.T @ left) * (right @ right.T)).sum() / whole)
     if len(values) >= min(weight.shape):
-        return Solution(left @ right, None, distortion(strength), strength)
-    return Solution(left, right, distortion(strength), strength)
+        return Solution(left @ right, None, distortion(strength), strength, uncertainty)
+    return Solution(left, right, distortion(strength), strength, uncertainty)
 
 
-def _by_keys(keys: Tensor, residual: Tensor, metric: "Metric") -> tuple[Tensor, Tensor, Tensor]:
+def _by_keys(keys: Tensor, residual: Tensor, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:
     """Spectrum (r,), basis (d, r) and turned residual (r, D) from the T × T matrix X A⁻¹ Xᵀ = U Λ Uᵀ: Z U and Uᵀ R."""
     solved = metric.solve(keys.T)
     gram = keys @ solved
@@ -122,7 +95,7 @@ def _by_keys(keys: Tensor, residual: Tensor, metric: "Metric") -> tuple[Tensor, 
     return values, solved @ vectors, vectors.T @ residual
 
 
-def _by_inputs(keys: Tensor, residual: Tensor, metric: "Metric") -> tuple[Tensor, Tensor, Tensor]:
+def _by_inputs(keys: Tensor, residual: Tensor, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:
     """The same change from a d × d matrix, for more keys than inputs: with A = L Lᵀ and L⁻¹ Xᵀ X L⁻ᵀ = V Λ Vᵀ, by the
     push-through identity, the basis is L⁻ᵀ V and the turned residual Vᵀ L⁻¹ Xᵀ R."""
     whitened = metric.whiten(keys.T)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from chip.collect import Statistics, Wanted
+from chip.collect import BATCH_TOKENS, Statistics, Wanted
 from chip.edit import Change, Edit
 from chip.errors import ChipError
 from chip.hierarchy import Hierarchy, Record, Split
@@ -26,7 +26,10 @@ _CHIP_LAYERS_OF_28 = 6
 
 @dataclass(frozen=True)
 class Problem:
-    """One request: a model, its records divided, the statistics of all of them, and how to edit."""
+    """One request: a model, its records divided, the statistics of all that `counted` names, and how to edit.
+
+    Only what was counted may be subtracted from the statistics.
+    """
 
     loaded: LoadedModel
     stored: Mapping[str, StoredSite]
@@ -34,16 +37,23 @@ class Problem:
     split: Split
     statistics: Statistics
     settings: EditSettings
+    counted: frozenset[int]
+    batch_tokens: int = BATCH_TOKENS
     track: Track = silent
 
     def records(self, positions: Sequence[int]) -> list[Record]:
         return [self.hierarchy.records[i] for i in positions]
 
+    def among_counted(self, positions: Sequence[int]) -> tuple[int, ...]:
+        """Those of the positions that the statistics count."""
+        return tuple(i for i in positions if i in self.counted)
+
 
 @dataclass(frozen=True)
 class SiteReport:
     """What became of one site: the rank of its change, the change relative to the weight, and for the oblique
-    projection the predicted distortion of what is kept and the strength used. Rank 0: left alone, for `reason`."""
+    projection the predicted distortion of what is kept, how far a sketched moment may have put that off, and the
+    strength used. Rank 0: left alone, for `reason`."""
 
     site: str
     rank: int
@@ -51,6 +61,7 @@ class SiteReport:
     distortion: float | None = None
     strength: float | None = None
     reason: str = ""
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,24 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from chip.collect import Moments, Wanted, answer_inputs, answer_outputs, collect, image_inputs
+from chip.collect import (
+    SecondMoments,
+    answer_counts,
+    answer_inputs,
+    answer_outputs,
+    collect_parts,
+    encode_all,
+    image_inputs,
+    part_of,
+    without,
+)
 from chip.edit import Change
 from chip.errors import ChipError
 from chip.hierarchy import Record
@@ -16,7 +27,11 @@ from chip.models.checkpoint import StoredTensor
 from chip.models.sites import Site
 from chip.records.digests import divide_images, image_digest
 from chip.solve import oblique, orthogonal
+from chip.solve.metric import weighted_metric
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored, weight_change
+
+_SHOWN_AT_ONCE = 32
+"""The target's records that are shown with other images together: their outputs are kept until they are averaged."""
 
 
 def solve(problem: Problem) -> Solved:
@@ -70,16 +85,15 @@ def solve_oblique(problem: Problem) -> Solved:
                 reports.append(SiteReport(site.name, 0, 0.0, reason=reason))
             else:
                 _apply(problem, site, _solve_images(problem, site), changes, reports)
-        encoded = [problem.loaded.prompts.encode(record) for record in problem.records(problem.split.target)]
+        encoded = encode_all(problem.loaded, problem.records(problem.split.target))
         for site in problem.track(answer_sites, "solving site by site"):
-            keys = answer_inputs(problem.loaded, encoded, [site], problem.settings.batch_size)[site.name]
+            keys = answer_inputs(problem.loaded, encoded, [site], problem.batch_tokens)[site.name]
             weight = site.weight(problem.loaded.model).to(keys.dtype)
             retain, comparison = kept[site.name]
             toward_mean = (weight @ retain.mean.to(weight)).expand(len(keys), -1)
             unknown, shown = aims.get(site.name, (toward_mean, torch.zeros(len(keys), 1, dtype=torch.bool)))
             aim = torch.where(shown.to(unknown.device), unknown, toward_mean)
-            moment = _weighted(retain, comparison, problem.settings.sibling_weight)
-            solution = _solve_site(problem, weight, keys, aim, moment)
+            solution = _solve_site(problem, weight, keys, aim, retain, comparison)
             if problem.settings.toward == "beyond":
                 solution = solution.enlarged(problem.settings.largest_overshoot)
             _apply(problem, site, solution, changes, reports)
@@ -104,38 +118,37 @@ def _apply(
     relative = float(solution.delta.norm() / before.norm())
     rank = min(solution.left.shape) if solution.right is None else solution.left.shape[1]
     changes.append(weight_change(problem.stored[site.name], solution.left, solution.right))
-    reports.append(SiteReport(site.name, rank, relative, solution.distortion, solution.strength))
+    reports.append(
+        SiteReport(site.name, rank, relative, solution.distortion, solution.strength, uncertainty=solution.uncertainty)
+    )
 
 
-def _solve_site(problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, moment: Tensor) -> oblique.Solution:
+def _solve_site(
+    problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, retain: SecondMoments, comparison: SecondMoments
+) -> oblique.Solution:
     settings = problem.settings
-    metric = oblique.Metric(moment.to(weight), settings.ridge)
+    metric = weighted_metric(retain, comparison, settings.sibling_weight, settings.ridge, weight)
     return oblique.solve_site(
         weight, keys, aims, metric, strength=settings.fixed_strength, budget=settings.retain_budget
     )
 
 
-def _weighted(retain: Moments, comparison: Moments, sibling_weight: float) -> Tensor:
-    return retain.second_moment + sibling_weight * comparison.second_moment
-
-
-def _answer_moments(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[Moments, Moments]]:
+def _answer_moments(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[SecondMoments, SecondMoments]]:
     """Retain and comparison moments by site name: total less target, and a pass over the comparison records."""
-    names, settings = tuple(site.name for site in sites), problem.settings
+    totals = {site.name: problem.statistics.answer[site.name] for site in sites}
 
-    def moments(positions: Sequence[int], doing: str) -> dict[str, Moments]:
-        records = problem.records(positions)
-        wanted = Wanted(answer=names)
-        return collect(
-            problem.loaded, records, wanted, batch_size=settings.batch_size, track=problem.track, doing=doing
-        ).answer
+    def moments(positions: Sequence[int], doing: str) -> Mapping[str, SecondMoments]:
+        records, size, track = problem.records(positions), problem.batch_tokens, problem.track
+        return collect_parts(problem.loaded, records, totals, batch_tokens=size, track=track, doing=doing)
 
-    target = moments(problem.split.target, "running the target's records")
-    retain = {name: problem.statistics.answer[name] - target[name] for name in names}
-    if problem.split.comparison == problem.split.retain:
-        return {name: (retain[name], retain[name]) for name in names}
-    comparison = moments(problem.split.comparison, "running the comparison records")
-    return {name: (retain[name], comparison[name]) for name in names}
+    split = problem.split
+    target = moments(problem.among_counted(split.target), "running the target's records")
+    retain = {name: without(total, target[name]) for name, total in totals.items()}
+    compared = problem.among_counted(split.comparison)
+    if compared == problem.among_counted(split.retain):
+        return {name: (one, one) for name, one in retain.items()}
+    comparison = moments(compared, "running the comparison records")
+    return {name: (one, comparison[name]) for name, one in retain.items()}
 
 
 def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -147,21 +160,26 @@ def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple
     """
     near = _distinct_images(problem.records(problem.split.comparison))
     far = {d: path for d, path in _distinct_images(problem.records(problem.split.retain)).items() if d not in near}
-    prompts, count = problem.loaded.prompts, problem.settings.unknown_images
     draw = random.Random(problem.settings.seed)
-    shown: list[tuple[bool, int]] = []
+    masks: list[Tensor] = []
     rows: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    for record in problem.track(problem.records(problem.split.target), "showing other images"):
-        own = {image_digest(path) for path in record.images}
-        candidates = [[path for digest, path in pool.items() if digest not in own] for pool in (near, far)]
-        order = [image for pool in candidates for image in draw.sample(pool, len(pool))][: count * len(record.images)]
-        groups = [order[i : i + len(record.images)] for i in range(0, len(order), max(len(record.images), 1))]
-        variants = [prompts.encode(record, tuple(g)) for g in groups if len(g) == len(record.images)]
-        shown.append((bool(variants), len(prompts.encode(record).answer_ids)))
-        found = answer_outputs(problem.loaded, variants or [prompts.encode(record)], sites, problem.settings.batch_size)
-        for name, output in found.items():
-            rows[name].append(output.view(len(variants) or 1, -1, output.shape[-1]).mean(0))
-    mask = torch.cat([torch.full((length, 1), seen) for seen, length in shown])
+    target = problem.records(problem.split.target)
+    blocks = [target[start : start + _SHOWN_AT_ONCE] for start in range(0, len(target), _SHOWN_AT_ONCE)]
+    for block in problem.track(blocks, "showing other images"):
+        # One record a picture that it is shown with: those with the same picture run together.
+        shown = [_shown_with_others(record, near, far, problem.settings.unknown_images, draw) for record in block]
+        encoded = encode_all(problem.loaded, [one for variants in shown for one in variants])
+        found = answer_outputs(problem.loaded, encoded, sites, problem.batch_tokens)
+        counts, sizes = iter(answer_counts(encoded)), []
+        for record, variants in zip(block, shown, strict=True):
+            sizes.append(tuple(next(counts) for _ in variants))
+            masks.append(torch.full((sizes[-1][0], 1), variants != [record]))
+        for name, outputs in found.items():
+            parts = outputs.split([sum(size) for size in sizes])
+            rows[name] += [
+                part.view(len(size), -1, part.shape[-1]).mean(0) for part, size in zip(parts, sizes, strict=True)
+            ]
+    mask = torch.cat(masks)
     biases = {site.name: site.bias(problem.loaded.model) for site in sites}
     unbiased = {
         name: torch.cat(outputs) if (bias := biases[name]) is None else torch.cat(outputs) - bias
@@ -170,28 +188,35 @@ def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple
     return {name: (outputs, mask) for name, outputs in unbiased.items()}
 
 
+def _shown_with_others(
+    record: Record, near: Mapping[str, Path], far: Mapping[str, Path], count: int, draw: random.Random
+) -> list[Record]:
+    """The record beside `count` other pictures, drawn from those near first; itself where there are none to draw."""
+    own, images = {image_digest(path) for path in record.images}, len(record.images)
+    candidates = [[path for digest, path in pool.items() if digest not in own] for pool in (near, far)]
+    order = [image for pool in candidates for image in draw.sample(pool, len(pool))][: count * images]
+    groups = [tuple(order[i : i + images]) for i in range(0, len(order), max(images, 1))]
+    return [replace(record, images=group) for group in groups if len(group) == images] or [record]
+
+
 def _distinct_images(records: Sequence[Record]) -> dict[str, Path]:
     return {image_digest(path): path for record in records for path in record.images}
 
 
 def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     """Image keys: the target's images are sent to the mean of the comparison's, token by token where counts agree."""
-    size, images = problem.settings.batch_size, divide_images(problem.hierarchy, problem.split)
+    size, images = problem.batch_tokens, divide_images(problem.hierarchy, problem.split)
     target = image_inputs(problem.loaded, problem.records(problem.split.target), site, size)
     owned = [rows for digest, rows in target.items() if digest in images.owned]
     others = image_inputs(problem.loaded, problem.records(images.comparison_records), site, size)
     compared = [rows for digest, rows in others.items() if digest in images.comparison]
-    retain = problem.statistics.image[site.name] - _moments(owned)
-    keys = torch.cat(owned)
+    keys, total = torch.cat(owned), problem.statistics.image[site.name]
+    counted = set(_distinct_images(problem.records(sorted(problem.counted))))
+    own = [rows for digest, rows in target.items() if digest in images.owned & counted]
+    retain = without(total, part_of(total, torch.cat(own) if own else keys[:0]))
     weight = site.weight(problem.loaded.model).to(keys)
     aims = torch.cat([_mean_image(compared, len(rows)) for rows in owned]) @ weight.T
-    moment = _weighted(retain, _moments(compared), problem.settings.sibling_weight)
-    return _solve_site(problem, weight, keys, aims, moment)
-
-
-def _moments(images: Sequence[Tensor]) -> Moments:
-    rows = torch.cat(list(images))
-    return Moments((rows.T @ rows).double().cpu(), rows.sum(0).double().cpu(), len(rows))
+    return _solve_site(problem, weight, keys, aims, retain, part_of(total, torch.cat(compared)))
 
 
 def _mean_image(images: list[Tensor], tokens: int) -> Tensor:

@@ -1,24 +1,22 @@
-"""The use cases that the Python interface and the command line share: edit, collect, audit, inspect.
-
-An edit is prepared first (everything is read and checked, nothing is written), shown as a plan, and then carried out.
-"""
+"""`chip edit`: forget nodes and write the new checkpoint, with its receipt."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chip.collect import Statistics, Wanted, collect
-from chip.collect.file import Provenance, save_statistics
+from chip.collect.gathering import Notice
 from chip.collect.reuse import StatisticsSource, find_statistics
+from chip.collect.team import launched
 from chip.edit import StagedCheckpoint, refuse_existing, save_edit
 from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
 from chip.edit.writer import files_left_behind
 from chip.errors import ChipError, UsageError
 from chip.files import refuse_foreign
 from chip.hierarchy import Hierarchy, Split
-from chip.measure import Group, Score, audit_groups, measure_answers, score
+from chip.measure import audit_groups
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model, resolve_model
 from chip.models.sites import StoredSite, stored_sites
@@ -26,9 +24,18 @@ from chip.plan import Plan, overlap_warnings
 from chip.progress import Track, silent
 from chip.records import read_records
 from chip.records.digests import divide_images
-from chip.settings import EditSettings
+from chip.settings import CollectSettings, EditSettings
 from chip.solve.problem import Problem, SiteReport, Solved, chosen_sites, wanted
 from chip.solve.solvers import solve
+from chip.workflow.audit import Row, scores
+from chip.workflow.statistics import (
+    Collection,
+    Counted,
+    counted_records,
+    default_statistics,
+    obtain_statistics,
+    plan_collection,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class EditRequest:
     data: Path
     forget: tuple[str, ...]
     settings: EditSettings = field(default_factory=EditSettings)
+    collecting: CollectSettings = field(default_factory=CollectSettings)
     out: Path | None = None
     statistics: Path | None = None
     receipt: Path | None = None
@@ -49,16 +57,6 @@ class EditRequest:
     verify_records: int = 200
     dry_run: bool = False
     force: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One group's score before and after, for the table that ends an edit or an audit."""
-
-    group: str
-    of: int
-    before: Score
-    after: Score
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,16 @@ class PreparedEdit:
     stored: dict[str, StoredSite]
     hierarchy: Hierarchy
     split: Split
+    counted: Counted
     statistics: StatisticsSource
+    collection: Collection
     plan: Plan
 
 
 def prepare_edit(request: EditRequest) -> PreparedEdit:
     """Read and check everything that an edit needs, and plan it. Writes nothing."""
+    if launched()[1] > 1:
+        raise UsageError("chip edit runs as one process; let several run `chip collect`, and give --statistics")
     if request.verify_records < 1:
         raise UsageError("--verify-records must be at least 1; --no-verify asks nobody")
     directory = resolve_model(request.model)
@@ -108,27 +110,50 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
     if request.settings.method == "oblique" and request.settings.keys == "image" and obstacle:
         raise ChipError(f"{obstacle}; use --keys answer")
     stored = stored_sites(loaded.model, checkpoint, sites)
+    counted = counted_records(hierarchy, checkpoint, loaded, request.collecting)
     source = find_statistics(
         request.statistics or default_statistics(request.model, out),
-        Provenance.of(checkpoint.digest, str(loaded.dtype), checkpoint.prompts_digest, hierarchy),
+        counted.provenance,
         wanted(loaded.sites, request.settings),
         request.settings.alpha,
         must_fit=request.statistics is not None and request.statistics.exists(),
     )
-    plan = _plan(request, checkpoint, loaded, stored, hierarchy, split, source, out)
-    return PreparedEdit(request, checkpoint, loaded, stored, hierarchy, split, source, plan)
+    collection = plan_collection(loaded, source, request.collecting)
+    plan = _plan(request, checkpoint, loaded, stored, hierarchy, split, source, collection, out)
+    return PreparedEdit(request, checkpoint, loaded, stored, hierarchy, split, counted, source, collection, plan)
 
 
-def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
+def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = warnings.warn) -> EditResult:
     """Collect, solve, write, verify. On any failure nothing is left at the output."""
     request, loaded = prepared.request, prepared.loaded
     groups = audit_groups(prepared.hierarchy, prepared.split, limit=request.verify_records, seed=request.settings.seed)
     verify, size = request.verify and not request.dry_run, request.settings.batch_size
     salt = b"" if request.dry_run else read_salt()
-    before = _scores(loaded, groups, size, track, "asking the model before") if verify else []
-    statistics = _statistics(prepared, track)
+    before = scores(loaded, groups, size, track, "asking the model before") if verify else []
+    statistics = obtain_statistics(
+        loaded,
+        prepared.hierarchy,
+        prepared.counted,
+        prepared.statistics,
+        prepared.collection,
+        alpha=request.settings.alpha,
+        settings=request.collecting,
+        keep=not request.dry_run,
+        track=track,
+        notice=notice,
+    )
     solved = solve(
-        Problem(loaded, prepared.stored, prepared.hierarchy, prepared.split, statistics, request.settings, track)
+        Problem(
+            loaded,
+            prepared.stored,
+            prepared.hierarchy,
+            prepared.split,
+            statistics,
+            request.settings,
+            counted=frozenset(prepared.counted.positions),
+            batch_tokens=prepared.collection.batch_tokens,
+            track=track,
+        )
     )
     if request.dry_run:
         return EditResult(solved.sites, (), None, None, None)
@@ -140,7 +165,7 @@ def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
         edited = Checkpoint(staged.directory)
         if verify:
             loaded.model.to("cpu")  # type: ignore[arg-type]  # makes room: an accelerator may not hold both
-            after = _scores(
+            after = scores(
                 load_model(edited, request.device, request.dtype), groups, size, track, "asking the model after"
             )
             rows = tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
@@ -160,87 +185,10 @@ def carry_out(prepared: PreparedEdit, track: Track = silent) -> EditResult:
     return EditResult(solved.sites, rows, out, prepared.plan.receipt, request.edit_out)
 
 
-def collect_statistics(
-    model: str, data: Path, path: Path, settings: EditSettings, device: str, dtype: str, track: Track = silent
-) -> tuple[Statistics, Provenance]:
-    """Collect what every method may want, for all layers, and keep it at `path`, so that later requests need not."""
-    checkpoint, hierarchy = Checkpoint(resolve_model(model)), read_records(data)
-    refuse_foreign(path)
-    if path.resolve().is_relative_to(checkpoint.directory.resolve()):
-        raise ChipError(f"{path} lies inside {checkpoint.directory}; statistics hold node names, keep them outside")
-    loaded = load_model(checkpoint, device, dtype)
-    everything = Wanted(
-        pooled=tuple(site.name for site in loaded.sites if site.role in settings.roles),
-        answer=tuple(site.name for site in loaded.sites if site.role == "language" and site.last),
-        image=tuple(site.name for site in loaded.sites if site.role == "projector" and site.last),
-    )
-    provenance = Provenance.of(checkpoint.digest, str(loaded.dtype), checkpoint.prompts_digest, hierarchy)
-    statistics = collect(
-        loaded, hierarchy.records, everything, alpha=settings.alpha, batch_size=settings.batch_size, track=track
-    )
-    save_statistics(statistics, provenance, path)
-    return statistics, provenance
-
-
-def audit(
-    base: str,
-    edited: str,
-    data: Path,
-    forget: Sequence[str],
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_size: int = 16,
-    records: int = 200,
-    seed: int = 0,
-    track: Track = silent,
-) -> tuple[Row, ...]:
-    """Ask two checkpoints the same records, group by group."""
-    hierarchy = read_records(data)
-    split = hierarchy.split([hierarchy.resolve(name) for name in forget])
-    groups = audit_groups(hierarchy, split, limit=records, seed=seed)
-    before, after = (
-        _scores(
-            load_model(Checkpoint(resolve_model(model)), device, dtype), groups, batch_size, track, f"asking {model}"
-        )
-        for model in (base, edited)
-    )
-    return tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
-
-
 def default_output(model: str) -> Path:
     """`model-forgotten` beside the model; for a hub id, in the working directory."""
     path = Path(model).resolve() if Path(model).is_dir() and not Path(model).name else Path(model)
     return path.with_name(path.name + "-forgotten") if path.is_dir() else Path(path.name + "-forgotten")
-
-
-def default_statistics(model: str, out: Path) -> Path:
-    """Beside the output, named after the model, so that every later request on the model finds it."""
-    name = Path(model).resolve().name if Path(model).is_dir() else Path(model).name
-    return out.parent / f"{name}.statistics.safetensors"
-
-
-def _statistics(prepared: PreparedEdit, track: Track) -> Statistics:
-    source, settings = prepared.statistics, prepared.request.settings
-    if source.found is not None:
-        return source.found
-    statistics = collect(
-        prepared.loaded,
-        prepared.hierarchy.records,
-        source.wanted,
-        alpha=settings.alpha,
-        batch_size=settings.batch_size,
-        track=track,
-    )
-    if not prepared.request.dry_run:
-        save_statistics(statistics, source.provenance, source.path)
-    return statistics
-
-
-def _scores(loaded: LoadedModel, groups: Sequence[Group], batch_size: int, track: Track, doing: str) -> list[Score]:
-    records = [record for group in groups for record in group.records]
-    answers = iter(measure_answers(loaded, records, batch_size=batch_size, track=track, doing=doing))
-    return [score([next(answers) for _ in group.records]) for group in groups]
 
 
 def _plan(
@@ -251,6 +199,7 @@ def _plan(
     hierarchy: Hierarchy,
     split: Split,
     source: StatisticsSource,
+    collection: Collection,
     out: Path,
 ) -> Plan:
     groups = {name: len(getattr(split, name)) for name in ("target", "siblings", "shared", "rest")}
@@ -281,6 +230,7 @@ def _plan(
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         out=None if request.dry_run else out,
         statistics=f"{source.path} ({_fate(request, source)})",
+        collecting="" if source.found is not None and not source.missing else collection.described,
         receipt=None if request.dry_run else request.receipt or out.with_name(out.name + ".receipt.json"),
         left_behind=tuple(files_left_behind(checkpoint)),
         notices=tuple(notices),
@@ -311,7 +261,7 @@ def _refuse_inside(out: Path, directory: Path, request: EditRequest) -> None:
 
 
 def _fate(request: EditRequest, source: StatisticsSource) -> str:
-    if source.found is not None:
+    if source.found is not None and not source.missing:
         return "found"
     return "collected, not kept" if request.dry_run else "to be collected"
 

@@ -1,0 +1,100 @@
+"""`chip collect`: gather what every method may want, for all layers, so that later requests need not."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chip.collect import Statistics, Wanted
+from chip.collect.gathering import Notice
+from chip.collect.reuse import StatisticsSource, find_statistics
+from chip.collect.team import joined
+from chip.errors import ChipError
+from chip.files import refuse_foreign
+from chip.hierarchy import Hierarchy
+from chip.models.checkpoint import Checkpoint
+from chip.models.loading import LoadedModel, load_model, resolve_model
+from chip.models.sites import Site
+from chip.progress import Track, silent
+from chip.records import read_records
+from chip.settings import CollectSettings, parse_roles
+from chip.workflow.statistics import Collection, Counted, counted_records, obtain_statistics, plan_collection
+
+
+@dataclass(frozen=True)
+class CollectRequest:
+    """Everything that `chip collect` was asked; docs/command-line.md describes each."""
+
+    model: str
+    data: Path
+    out: Path
+    settings: CollectSettings = field(default_factory=CollectSettings)
+    sites: str = "language,projector"
+    alpha: float = 0.3
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class PreparedCollection:
+    """A collection that was checked and is ready to be carried out."""
+
+    request: CollectRequest
+    loaded: LoadedModel
+    hierarchy: Hierarchy
+    counted: Counted
+    source: StatisticsSource
+    collection: Collection
+
+
+def prepare_collection(request: CollectRequest) -> PreparedCollection:
+    """Read and check everything that a collection needs, and find what is there already. Writes nothing."""
+    roles = parse_roles(request.sites)
+    checkpoint, hierarchy = Checkpoint(resolve_model(request.model)), read_records(request.data)
+    refuse_foreign(request.out)
+    if request.out.resolve().is_relative_to(checkpoint.directory.resolve()):
+        raise ChipError(
+            f"{request.out} lies inside {checkpoint.directory}; statistics hold node names, keep them outside"
+        )
+    loaded = load_model(checkpoint, request.device, request.dtype)
+    counted = counted_records(hierarchy, checkpoint, loaded, request.settings)
+    wanted = everything(loaded.sites, roles)
+    source = find_statistics(request.out, counted.provenance, wanted, request.alpha, must_fit=False)
+    collection = plan_collection(loaded, source, request.settings)
+    return PreparedCollection(request, loaded, hierarchy, counted, source, collection)
+
+
+def carry_out_collection(
+    prepared: PreparedCollection, track: Track = silent, notice: Notice = warnings.warn
+) -> Statistics:
+    """Collect and keep; what was at the output survives until the new statistics are whole.
+
+    Where a launcher started several processes, each runs its share of the records, and the first has all and writes.
+    """
+    request = prepared.request
+    with joined(prepared.loaded.device) as team:
+        team.agree(prepared.counted.provenance.digest, prepared.loaded.device)
+        return obtain_statistics(
+            prepared.loaded,
+            prepared.hierarchy,
+            prepared.counted,
+            prepared.source,
+            prepared.collection,
+            alpha=request.alpha,
+            settings=request.settings,
+            keep=True,
+            team=team,
+            track=track,
+            notice=notice,
+        )
+
+
+def everything(sites: tuple[Site, ...], roles: tuple[str, ...]) -> Wanted:
+    """Pooled activations at the sites of the roles, and the moments that the oblique projection takes."""
+    present = {site.role for site in sites}
+    if absent := [role for role in roles if role not in present and role != "projector"]:
+        raise ChipError(f"--sites: chip knows no {absent[0]} sites of this model")
+    return Wanted(
+        pooled=tuple(site.name for site in sites if site.role in roles),
+        answer=tuple(site.name for site in sites if site.role == "language" and site.last),
+        image=tuple(site.name for site in sites if site.role == "projector" and site.last),
+    )

@@ -1,0 +1,176 @@
+"""Statistics for a use case: which records they count, what collecting them takes, and how they are obtained and kept.
+
+An edit collects what it needs on its way; `chip collect` collects what any edit may need.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from chip.collect import Statistics, added, collect, sketched_rows
+from chip.collect.budget import plan_memory
+from chip.collect.file import Provenance, save_statistics
+from chip.collect.gathering import Notice
+from chip.collect.memory import choose_batch_tokens, moment_budget
+from chip.collect.resume import PartialFile
+from chip.collect.reuse import StatisticsSource
+from chip.collect.statistics import accumulator_dtype
+from chip.collect.team import Team
+from chip.hierarchy import Hierarchy, Record
+from chip.models.checkpoint import Checkpoint
+from chip.models.loading import LoadedModel
+from chip.progress import Track, silent
+from chip.records.digests import few_per_node, image_digest, record_digest
+from chip.settings import CollectSettings
+
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The records that statistics count, by their places in the hierarchy, and what they belong to."""
+
+    positions: tuple[int, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What collecting will take: tokens a pass, processes that encode ahead, rows of the sketches by site; and the
+    second moments in words."""
+
+    batch_tokens: int
+    workers: int
+    sketched: dict[str, int]
+    moments: str
+
+    @property
+    def described(self) -> str:
+        """One line for the plan."""
+        workers = f", {self.workers} processes encoding ahead" if self.workers else ""
+        return f"second moments: {self.moments}; {self.batch_tokens} tokens a pass{workers}"
+
+
+def counted_records(
+    hierarchy: Hierarchy, checkpoint: Checkpoint, loaded: LoadedModel, settings: CollectSettings
+) -> Counted:
+    """Which records count, with the digests that tie statistics to them and to the model."""
+    digests = tuple(map(record_digest, hierarchy.records))
+    positions = few_per_node(hierarchy, digests, settings.max_records_per_node)
+    provenance = Provenance(
+        model=checkpoint.digest,
+        dtype=str(loaded.dtype),
+        prompts=checkpoint.prompts_digest,
+        levels=hierarchy.levels,
+        records=tuple(digests[position] for position in positions),
+        most_per_node=settings.max_records_per_node,
+    )
+    return Counted(positions, provenance)
+
+
+def plan_collection(loaded: LoadedModel, source: StatisticsSource, settings: CollectSettings) -> Collection:
+    """Choose what the user left open. Raises ChipError where the second moments do not fit in what they may take."""
+    tokens = settings.batch_tokens or choose_batch_tokens(loaded)
+    names = (*source.wanted.answer, *source.wanted.image)
+    if source.found is not None:
+        sketched = sketched_rows(source.found)
+        return Collection(tokens, _workers(loaded, settings), sketched, f"as in {source.path.name}")
+    sites = {site.name: site for site in loaded.sites}
+    budget = settings.statistics_bytes or moment_budget(loaded.device)
+    widths = [sites[name].widths(loaded.model)[0] for name in names]
+    memory = plan_memory(widths, budget, accumulator_dtype(loaded.device))
+    sketched = {name: rows for name, rows in zip(names, memory.rows, strict=True) if rows is not None}
+    return Collection(tokens, _workers(loaded, settings), sketched, memory.described)
+
+
+def obtain_statistics(
+    loaded: LoadedModel,
+    hierarchy: Hierarchy,
+    counted: Counted,
+    source: StatisticsSource,
+    collection: Collection,
+    *,
+    alpha: float,
+    settings: CollectSettings,
+    keep: bool,
+    team: Team | None = None,
+    track: Track = silent,
+    notice: Notice = warnings.warn,
+) -> Statistics:
+    """The statistics that a source promises: found, or collected, or found and added to; kept in its file if `keep`.
+
+    In a team the first process alone has them whole, and writes them.
+    """
+    if source.found is not None and not source.missing:
+        return source.found
+    team = team or Team()
+    records = [hierarchy.records[position] for position in counted.positions]
+    missing = [records[place] for place in source.missing]
+    known = [record for place, record in enumerate(records) if place not in set(source.missing)]
+    partial = _partial(counted.provenance, source, collection, alpha, settings, team) if keep else None
+    collected = collect(
+        loaded,
+        missing,
+        source.wanted,
+        alpha=alpha,
+        batch_tokens=collection.batch_tokens,
+        workers=collection.workers,
+        sketched=collection.sketched,
+        counted_images=_images(known),
+        partial=partial,
+        team=team,
+        track=track,
+        notice=notice,
+    )
+    whole = collected if source.found is None else added(source.found, collected)
+    if keep and team.leads:
+        save_statistics(whole, counted.provenance, source.path)
+    team.wait()
+    if partial is not None:
+        partial.remove()
+    return whole
+
+
+def default_statistics(model: str, out: Path) -> Path:
+    """Beside the output, named after the model, so that every later request on the model finds it."""
+    name = Path(model).resolve().name if Path(model).is_dir() else Path(model).name
+    return out.parent / f"{name}.statistics.safetensors"
+
+
+def _workers(loaded: LoadedModel, settings: CollectSettings) -> int:
+    """On an accelerator, all processors but one; beside a model that runs on them itself, a quarter."""
+    if settings.workers is not None:
+        return settings.workers
+    processors = os.cpu_count() or 1
+    free = processors // 4 if loaded.device.type == "cpu" else processors - 1
+    return min(free, _MOST_WORKERS) if loaded.prompts.sees else 0
+
+
+def _partial(
+    provenance: Provenance,
+    source: StatisticsSource,
+    collection: Collection,
+    alpha: float,
+    settings: CollectSettings,
+    team: Team,
+) -> PartialFile:
+    """Where this process's progress is kept, and what it is progress of."""
+    content = [
+        provenance.digest,
+        asdict(source.wanted),
+        source.missing,
+        alpha,
+        collection.sketched,
+        settings.batch_tokens,
+        [team.rank, team.size],
+    ]
+    identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    number = f"-{team.rank}-of-{team.size}" if team.size > 1 else ""
+    return PartialFile(source.path.with_name(f".{source.path.name}.partial{number}"), identity, settings.save_every)
+
+
+def _images(records: list[Record]) -> frozenset[str]:
+    return frozenset(image_digest(path) for record in records for path in record.images)
