@@ -63,4 +63,5 @@ def problem(loaded: LoadedModel, directory: Path, data: Path, *forget: str, **va
     sites = chosen_sites(loaded.sites, settings)
     statistics = collect(loaded, hierarchy.records, wanted(loaded.sites, settings), alpha=settings.alpha)
     stored = stored_sites(loaded.model, Checkpoint(directory), sites)
-    return Problem(loaded, stored, hierarchy, split, statistics, settings)
+    counted = frozenset(range(len(hierarchy.records)))
+    return Problem(loaded, stored, hierarchy, split, statistics, settings, counted)

@@ -15,7 +15,7 @@ from reference import Reference, Trace, second_moment
 from tiny_records import split_of, write_hospital, write_image, write_lines
 from torch import Tensor
 
-from chip.collect import Collector, Moments, Statistics, Wanted, collect, encode_all, image_inputs
+from chip.collect import Collector, Statistics, Wanted, collect, encode_all, image_inputs
 from chip.collect.file import Provenance, load_statistics, save_statistics
 from chip.collect.passes import run_chunk
 from chip.errors import ChipError
@@ -325,7 +325,10 @@ class TestFile:
             ({"dtype": "torch.bfloat16"}, "collected in torch.bfloat16, not in torch.float32"),
             ({"prompts": "x"}, "another tokenizer, processor or chat template"),
             ({"levels": ("a", "b")}, "levels are a, b"),
-            ({"records": ("x",)}, "1 records in them are not in the data, or not as they were, and 30 records of the data are not in them"),
+            (
+                {"records": ("x",)},
+                "1 records in them are not in the data, or not as they were, and 30 records of the data are not in them",
+            ),
         ],
     )
     def test_what_differs_is_said(
@@ -344,7 +347,9 @@ class TestFile:
     def test_a_record_that_stands_there_twice_counts_twice(self, saved: tuple[Path, Provenance]) -> None:
         _, provenance = saved
         doubled = replace(provenance, records=(*provenance.records, provenance.records[0]))
-        assert "0 records of the data are not in them, and 1 records" in str(doubled.difference(provenance))
+        assert "1 records in them are not in the data, or not as they were, and 0 records" in str(
+            doubled.difference(provenance)
+        )
 
 
 class TestReuse:
@@ -377,8 +382,8 @@ class TestReuse:
         ("what", "message"),
         [
             ("model", "another model"),
-            ("records", "1 records of the data are not in them, and 1 records in them are not in the data"),
-            ("image", "records of the data are not in them"),
+            ("records", "1 records in them are not in the data, or not as they were, and 1 records of the data"),
+            ("image", "records in them are not in the data, or not as they were"),
             ("tokenizer", "another tokenizer, processor or chat template"),
             ("truncated", "damaged"),
         ],

@@ -283,10 +283,10 @@ class TestQwenCollection:
         lengths = [loaded.prompts.encode(record).image_lengths for record in read_records(qwen_data).records]
         assert lengths == [(), (1,), (), (4,), (), (9,), (), (4,)]
 
-    @pytest.mark.parametrize("batch_size", [1, 3, 8])
+    @pytest.mark.parametrize("batch_tokens", [1, 50, 4096])
     @pytest.mark.parametrize("which", ["all", "shown", "text first", "image first"])
     def test_sums_equal_a_loop_over_records(
-        self, loaded: LoadedModel, qwen_data: Path, batch_size: int, which: str
+        self, loaded: LoadedModel, qwen_data: Path, batch_tokens: int, which: str
     ) -> None:
         records = list(read_records(qwen_data).records)
         if which == "shown":
@@ -295,7 +295,7 @@ class TestQwenCollection:
             records.sort(key=lambda record: bool(record.images) == (which == "text first"))
         sites = [site.name for site in loaded.sites if site.role != "vision"]
         projector, down = sites[:2], [name for name in sites if name.endswith("down_proj")]
-        found = collect(loaded, records, Wanted(tuple(sites), tuple(down), tuple(projector)), batch_size=batch_size)
+        found = collect(loaded, records, Wanted(tuple(sites), tuple(down), tuple(projector)), batch_tokens=batch_tokens)
         traces = [trace(loaded.model, *self.encode(loaded, record), sites) for record in records]
         for name in sites:
             reached = [one[name] for one in traces if name in one]

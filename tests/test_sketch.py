@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from test_solve import deltas, drawn, moment_of, near, normal_equations
 from torch import Tensor
 
-from chip.collect import FrequentDirections, Moments, Sketch, answer_inputs, collect_parts, part_of, without
+from chip.collect import FrequentDirections, Moments, Sketch, answer_inputs, collect_parts, encode_all, part_of, without
 from chip.collect.budget import FEWEST_ROWS, MOST_ROWS, plan_memory
-from chip.collect.passes import in_batches
-from chip.collect.sketch import SketchState, downdated, sketch_of
+from chip.collect.sketch import downdated, sketch_of
+from chip.collect.state import State
 from chip.errors import ChipError
 from chip.models.loading import LoadedModel
 from chip.solve import oblique
@@ -211,9 +211,9 @@ class TestFrequentDirections:
     def test_a_damaged_state_is_refused(self) -> None:
         state = directions(5, 3).state()
         with pytest.raises(ChipError, match="no state of a sketch"):
-            FrequentDirections.restore(SketchState({"rows": state.tensors["rows"]}, state.numbers), CPU)
+            FrequentDirections.restore(State({"rows": state.tensors["rows"]}, state.numbers), CPU)
         with pytest.raises(ChipError, match="no state of a sketch"):
-            FrequentDirections.restore(SketchState(state.tensors, {**state.numbers, "limit": 0}), CPU)
+            FrequentDirections.restore(State(state.tensors, {**state.numbers, "limit": 0}), CPU)
 
 
 class TestDowndate:
@@ -250,6 +250,16 @@ class TestDowndate:
         left = downdated(sketched(rows, 6), sketched(rows, 6))
         assert left.count == 0
         assert float(left.rows.abs().sum()) < 1e-5
+
+    @given(SEEDS, st.sampled_from([8, 12, 16]))
+    def test_it_is_nearer_to_what_is_left_than_the_total_is(self, seed: int, limit: int) -> None:
+        """A quarter of the rows, in directions of their own."""
+        falling = 1.0 / torch.arange(1, 33)
+        mine, others = drawn(seed, 50, 4) @ drawn(seed + 1, 4, 32) / 4, drawn(seed + 2, 150, 32) * falling
+        total, exact = sketched(torch.cat([others, mine]), limit), others.T @ others
+        left = downdated(total, sketched(mine, limit))
+        off = [torch.linalg.matrix_norm(one.rows.T @ one.rows - exact, 2) for one in (left, total)]
+        assert off[0] < off[1] / 2
 
     def test_a_direction_that_the_total_lost_is_clipped_and_said(self) -> None:
         """Four directions in three rows: the shortest is lost, and cannot be taken off once more."""
@@ -403,10 +413,9 @@ class TestSolvingWithSketches:
     def sketched_problem(self, one: Problem, limit: int) -> Problem:
         """The same request, with sketches of the same keys in place of exact moments."""
         sites = [site for site in one.loaded.sites if site.name in one.statistics.answer]
-        found = {site.name: directions(site.module(one.loaded.model).in_features, limit) for site in sites}
-        for group in in_batches(one.hierarchy.records, 5):
-            encoded = [one.loaded.prompts.encode(record) for record in group]
-            for name, rows in answer_inputs(one.loaded, encoded, sites, 5).items():
+        found = {site.name: directions(site.widths(one.loaded.model)[0], limit) for site in sites}
+        for group in encode_all(one.loaded, one.hierarchy.records):
+            for name, rows in answer_inputs(one.loaded, [group], sites, 64).items():
                 found[name].add(rows)
         answer = {name: sketch.sketch() for name, sketch in found.items()}
         return replace(one, statistics=replace(one.statistics, answer=answer))
@@ -435,10 +444,10 @@ class TestSolvingWithSketches:
         site = chosen_sites(llava.sites, exact.settings)[0]
         total = narrow.statistics.answer[site.name]
         target, comparison = (
-            collect_parts(llava, narrow.records(positions), {site.name: total}, batch_size=4)[site.name]
+            collect_parts(llava, narrow.records(positions), {site.name: total}, batch_tokens=64)[site.name]
             for positions in (narrow.split.target, narrow.split.comparison)
         )
-        weight = site.module(llava.model).weight.detach().double()
+        weight = site.weight(llava.model).double()
         metric = weighted_metric(without(total, target), comparison, 1.0, 3.0, weight)
         assert isinstance(metric, LowRankMetric)
         bound = 4.0 * metric.error / metric.floor
@@ -466,7 +475,7 @@ class TestSolvingWithSketches:
         sketches, first = self.sketched_problem(exact, 64).statistics.answer, next(iter(exact.statistics.answer))
         totals = {**sketches, first: exact.statistics.answer[first]}
         records = exact.records(exact.split.target)
-        found = collect_parts(llava, records, totals, batch_size=3)
+        found = collect_parts(llava, records, totals, batch_tokens=50)
         assert set(found) == set(totals)
         for name, part in found.items():
             assert type(part) is type(totals[name])

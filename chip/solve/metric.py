@@ -4,6 +4,7 @@
 and never forms anything (d, d). Both answer the same questions.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -103,16 +104,15 @@ class LowRankMetric:
 
     def whiten(self, columns: Tensor) -> Tensor:
         inside, outside = self._split(columns)
-        within: Tensor = inside / (self._squares + self.floor).sqrt()
-        turned: Tensor = self._basis @ within
-        return turned + outside * self._outside**0.5
+        return self._basis @ (inside / (self._squares + self.floor).sqrt()) + outside * math.sqrt(self._outside)
 
     def unwhiten(self, columns: Tensor) -> Tensor:
         return self.whiten(columns)
 
     def moment_of(self, columns: Tensor) -> Tensor:
         inside = self._basis.T @ columns
-        return inside.T @ (self._squares * inside) + self._level * (columns.T @ columns)
+        moment: Tensor = inside.T @ (self._squares * inside) + self._level * (columns.T @ columns)
+        return moment
 
     def energy(self, rows: Tensor) -> Tensor:
         inside = self._squares * (self._basis.T @ rows.T).square()

@@ -46,11 +46,11 @@ class EditRequest:
     data: Path
     forget: tuple[str, ...]
     settings: EditSettings = field(default_factory=EditSettings)
-    collecting: CollectSettings = field(default_factory=CollectSettings)
     out: Path | None = None
     statistics: Path | None = None
     receipt: Path | None = None
     edit_out: Path | None = None
+    collecting: CollectSettings = field(default_factory=CollectSettings)
     device: str = "auto"
     dtype: str = "auto"
     verify: bool = True
