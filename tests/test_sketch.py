@@ -306,6 +306,18 @@ class TestLowRankMetric:
         torch.testing.assert_close(ridged @ low_rank.solve(columns), columns, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(low_rank.solve(rows.T), torch.linalg.solve(ridged, rows.T), rtol=1e-7, atol=1e-7)
 
+    def test_in_32_bits_it_is_as_good_as_the_dense_metric(self) -> None:
+        """A first direction 2e5 times the floor, and shorter ones down to it, of which none may be dropped."""
+        rows = drawn(0, 200, 600) / torch.arange(1, 201)[:, None]
+        rows[0] *= 10
+        columns = torch.cat([drawn(1, 600, 3), rows[:50].T], 1)
+        exact = LowRankMetric(rows, 0.0, 0.01).solve(columns)
+        low_rank = LowRankMetric(rows.float(), 0.0, 0.01).solve(columns.float())
+        dense = DenseMetric((rows.T @ rows).float(), 0.01).solve(columns.float())
+        off = [((found - exact).norm(dim=0) / exact.norm(dim=0)).max() for found in (low_rank, dense)]
+        assert off[0] <= 2 * off[1]
+        assert off[0] < 0.05
+
     def test_a_singular_metric_without_ridge_is_refused(self) -> None:
         for rows in (drawn(0, 3, 8), torch.zeros(3, 8).double(), torch.zeros(0, 8).double()):
             with pytest.raises(ChipError, match="the metric is singular; give a larger --ridge"):

@@ -88,7 +88,8 @@ class LowRankMetric:
     def __init__(self, rows: Tensor, level: float, ridge: float, error: float = 0.0) -> None:
         inputs, self.error, self._level = rows.shape[1], error, level
         squares, axes = principal_axes(rows)
-        kept = squares > torch.finfo(rows.dtype).eps * len(squares) * squares.sum()
+        # Only what is rounding noise of the factorisation itself is dropped: in 32 bits much below λ's share matters.
+        kept = squares > torch.finfo(squares.dtype).eps * len(squares) * squares.sum()
         squares, axes = squares[kept], axes[:, kept]
         basis = rows.to(axes).T @ (axes / squares.sqrt())
         self.floor = level + ridge * (float(squares.sum()) / inputs + level)
