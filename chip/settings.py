@@ -144,7 +144,7 @@ class CollectSettings:
 
 
 def parse_roles(spelled: str) -> tuple[str, ...]:
-    """Roles of sites from `language,projector`, without repetition. Raises UsageError for what is none."""
+    """Roles of sites from `language,projector`, without repetition. Raises UsageError for what is no role."""
     roles = tuple(dict.fromkeys(piece.strip() for piece in spelled.split(",")))
     for role in roles:
         _one_of("--sites", role, ROLES)

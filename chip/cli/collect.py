@@ -32,7 +32,10 @@ def collect(
     ],
     sites: Annotated[
         str,
-        typer.Option(help="Whose outputs are pooled: language, projector, vision, attention.", envvar="CHIP_SITES"),
+        typer.Option(
+            help="Whose outputs are pooled, for chip: language, projector, vision, attention; or none.",
+            envvar="CHIP_SITES",
+        ),
     ] = _EDIT.sites,
     alpha: Alpha = _EDIT.alpha,
     device: Device = "auto",

@@ -13,7 +13,7 @@ Forget = Annotated[
     list[str],
     typer.Option(help="Node to forget, by name or path; may be repeated.", envvar="CHIP_FORGET", show_default=False),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …", envvar="CHIP_DEVICE")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, or spread over all GPUs.", envvar="CHIP_DEVICE")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", envvar="CHIP_DTYPE")]
 BatchSize = Annotated[int, typer.Option(help="Records asked at once.", envvar="CHIP_BATCH_SIZE")]
 BatchTokens = Annotated[

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -91,13 +92,11 @@ def save_statistics(statistics: Statistics, provenance: Provenance, path: Path) 
         for name, one in getattr(statistics, kind).items():
             held, numbers[f"{kind}/{name}"] = _divided(one)
             tensors |= {f"{kind}/{name}/{part}": tensor for part, tensor in held.items()}
-    header = {
-        "format": FORMAT,
-        **asdict(provenance),
-        "nodes": statistics.nodes,
-        "alpha": statistics.alpha,
-        "moments": numbers,
-    }
+    header = {"format": FORMAT, **asdict(provenance), "alpha": statistics.alpha, "moments": numbers}
+    # What there is one of for every record stands apart: a header may not grow beyond 100 MB.
+    del header["records"]
+    tensors["records"] = torch.tensor([list(bytes.fromhex(one)) for one in provenance.records], dtype=torch.uint8)
+    tensors["nodes"] = torch.tensor(list(json.dumps(statistics.nodes, ensure_ascii=False).encode()), dtype=torch.uint8)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with private_file(path) as partial:
         save_file(contiguous, partial, {"chip": json.dumps(header, ensure_ascii=False)})
@@ -127,8 +126,10 @@ def _parsed(header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Statist
     names = dict.fromkeys(key.split("/")[1] for key in tensors if key.startswith("pooled/"))
     pooled = {name: PooledSums(*(tensors[f"pooled/{name}/{part}"] for part in _POOLED)) for name in sorted(names)}
     answer, image = (_moments(tensors, header["moments"], kind) for kind in _KINDS)
-    statistics = Statistics(tuple(map(tuple, header["nodes"])), header["alpha"], pooled, answer, image)
-    records, levels = tuple(header["records"]), tuple(header["levels"])
+    nodes = tuple(map(tuple, json.loads(tensors["nodes"].numpy().tobytes())))
+    statistics = Statistics(nodes, header["alpha"], pooled, answer, image)
+    records = tuple(digest.tobytes().hex() for digest in tensors["records"].numpy())
+    levels = tuple(header["levels"])
     return statistics, Provenance(
         header["model"], header["dtype"], header["prompts"], levels, records, header["most_per_node"]
     )

@@ -19,10 +19,10 @@ from chip.progress import Track, silent
 
 Notice = Callable[[str], None]
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1536
 """Tokens a pass where nobody chooses: larger batches are no faster on a CPU, and smaller ones are on no accelerator."""
 
-WINDOW = 64
+WINDOW = 16
 """Groups that are looked at together, to put those of like length into one batch."""
 
 _FEWEST_TOKENS = 64

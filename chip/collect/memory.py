@@ -8,7 +8,7 @@ from chip.models.loading import LoadedModel
 _SHARE = 4
 """A pass may take one part in so many of what is free, and so may second moments."""
 
-_FEWEST, _MOST_ON_CPU, _MOST = 256, 2048, 16384
+_FEWEST, _MOST_ON_CPU, _MOST = 256, 1536, 16384
 """Tokens a pass: beyond the most, a larger batch is no faster, and the same choice everywhere gives the same bytes."""
 
 
@@ -25,7 +25,7 @@ def moment_budget(device: torch.device) -> int:
 
 
 def choose_batch_tokens(loaded: LoadedModel) -> int:
-    """Tokens a forward pass, a power of two, from what is free on the model's device.
+    """Tokens a forward pass, from what is free on the model's device: the most that help, or a power of two below.
 
     A token takes its keys and values in every layer, and a few times the widest activations while a layer runs.
     """
@@ -35,7 +35,4 @@ def choose_batch_tokens(loaded: LoadedModel) -> int:
     a_token = loaded.dtype.itemsize * (4 * widest + 2 * layers * int(text.hidden_size))
     fitting = free_memory(loaded.device) // _SHARE // a_token
     most = _MOST_ON_CPU if loaded.device.type == "cpu" else _MOST
-    tokens = _FEWEST
-    while tokens < most and 2 * tokens <= fitting:
-        tokens *= 2
-    return tokens
+    return most if fitting >= most else max(_FEWEST, 1 << max(fitting.bit_length() - 1, 0))

@@ -1,5 +1,6 @@
 """Loading: a model with its processor, from local files only, with nothing silently initialised or downloaded."""
 
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from chip.models.sites import Site, find_sites
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MASKED_ATTENTION = ("sdpa", "eager")
+_WEIGHTS_SHARE = 0.8
+"""How much of a GPU's free memory weights may fill: the rest is for activations and sums."""
+
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -73,9 +77,13 @@ def resolve_model(name: str | Path) -> Path:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the accelerator where there is one, the CPU otherwise."""
+    """`auto` is the accelerator where there is one (of several processes on a machine, each its own), else the CPU;
+    `spread` begins on the first of several."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        number = os.environ.get("LOCAL_RANK", "0")
+        return torch.device(f"cuda:{number}" if torch.cuda.is_available() else "cpu")
+    if name == "spread":
+        return choose_device("cuda:0")
     try:
         device = torch.device(name)
     except RuntimeError as problem:
@@ -107,6 +115,7 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
     """
     directory = checkpoint.directory
     target = choose_device(device)
+    spread = device == "spread" or (device == "auto" and _exceeds(checkpoint, target))
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
@@ -114,7 +123,7 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
             directory,
             config=config,
             dtype=choose_dtype(dtype, checkpoint, target),
-            device_map={"": target},
+            device_map="auto" if spread else {"": target},
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -127,6 +136,8 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
         if report[kind]:
             raise ChipError(f"{directory} does not fit its config: {kind.replace('_', ' ')} {sorted(report[kind])[0]}")
     model = cast(PreTrainedModel, model).eval()
+    if spread and (left := next((name for name, p in model.named_parameters() if p.device.type != "cuda"), None)):
+        raise ChipError(f"{directory} does not fit on {torch.cuda.device_count()} GPUs together: {left} is left over")
     family = find_family(config, [name for name, _ in model.named_modules()])
     prompts = Prompts(_load_processor(directory, _sees(config)), image_token_id(config), family.inputs)
     return LoadedModel(model, prompts, family, find_sites(model, family), target)
@@ -142,6 +153,14 @@ def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tupl
         raise ChipError(f"transformers does not know {checkpoint.directory}: {_first_line(problem)}") from problem
     family = find_family(config, [name for name, _ in model.named_modules()])
     return model, family, find_sites(model, family)
+
+
+def _exceeds(checkpoint: Checkpoint, device: torch.device) -> bool:
+    """Whether a checkpoint is too large for one of several GPUs, activations and all."""
+    if device.type != "cuda" or torch.cuda.device_count() < 2 or "LOCAL_RANK" in os.environ:
+        return False
+    weights = sum(tensor.stop - tensor.start for tensor in checkpoint.tensors.values())
+    return weights > _WEIGHTS_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _sees(config: Any) -> bool:

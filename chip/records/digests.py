@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from chip.files import file_digest
@@ -17,7 +17,7 @@ def image_digest(path: Path) -> str:
     return _image_digest(path, stat.st_mtime_ns, stat.st_size)
 
 
-@lru_cache(maxsize=100_000)
+@cache
 def _image_digest(path: Path, modified: int, size: int) -> str:
     return file_digest(path)
 

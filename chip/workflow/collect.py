@@ -48,7 +48,7 @@ class PreparedCollection:
 
 def prepare_collection(request: CollectRequest) -> PreparedCollection:
     """Read and check everything that a collection needs, and find what is there already. Writes nothing."""
-    roles = parse_roles(request.sites)
+    roles = () if request.sites == "none" else parse_roles(request.sites)
     checkpoint, hierarchy = Checkpoint(resolve_model(request.model)), read_records(request.data)
     refuse_foreign(request.out)
     if request.out.resolve().is_relative_to(checkpoint.directory.resolve()):
