@@ -42,11 +42,13 @@ class Inputs:
 @dataclass(frozen=True)
 class Linear:
     """A linear by the name of its module; or a bare parameter (inputs, outputs), with the modules whose outputs are
-    what it is multiplied with (`given`) and what comes of it (`output`)."""
+    what it is multiplied with (`given`) and what comes of it (`output`). `after` is the layer of the tower behind which
+    it stands, where that is not the last."""
 
     name: str
     given: str = ""
     output: str = ""
+    after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _vision_family(config: Any, entry: Mapping[str, Any], names: Collection[str]
     return Family(
         config.model_type,
         **_language(config.text_config.model_type, entry["language"], names),
-        projector=tuple(linear for one in entry["projector"] for linear in _linears(one, names)),
+        projector=tuple(linear for one in entry["projector"] for linear in _linears(one, config.vision_config)),
         tower=_tower(config.vision_config.model_type, entry),
         shares_prefix=entry.get("shares_prefix", True),
         inputs=Inputs(
@@ -165,15 +167,18 @@ def _entry(table: str, model_type: str) -> Mapping[str, Any] | None:
     return _table()[table][entry] if isinstance(entry, str) else entry
 
 
-def _linears(entry: str | Mapping[str, Any], names: Collection[str]) -> list[Linear]:
-    """The linears of one entry of a projector: one, a bare parameter, or those of every module in a list."""
+def _linears(entry: str | Mapping[str, Any], vision_config: Any) -> list[Linear]:
+    """The linears of one entry of a projector: one, a bare parameter, or those of a list of modules, each of which
+    stands behind a layer of the tower that the config names."""
     if isinstance(entry, str):
         return [Linear(entry)]
     if "parameter" in entry:
         return [Linear(entry["parameter"], entry["given"], entry["output"])]
-    numbers = (name.removeprefix(f"{entry['list']}.") for name in names if name.startswith(f"{entry['list']}."))
-    modules = [f"{entry['list']}.{number}" for number in sorted({int(n) for n in numbers if n.isdecimal()})]
-    return [Linear(f"{module}.{linear}") for module in modules for linear in entry["linears"]]
+    return [
+        Linear(f"{entry['list']}.{number}.{linear}", after=after)
+        for number, after in enumerate(getattr(vision_config, entry["after"]))
+        for linear in entry["linears"]
+    ]
 
 
 def _by_name(model_type: str, names: Collection[str]) -> dict[str, Any]:

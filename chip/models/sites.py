@@ -152,11 +152,7 @@ def find_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
     """Every site of a model, of all four roles, in forward order: the vision tower's layers, the projector, and each
     language layer's attention and MLP. Raises ChipError where one is missing that the table says the family has."""
     names = {name for name, _ in model.named_modules()}
-    sites = (
-        *_vision_sites(model, family.tower, names),
-        *_projector_sites(family.projector, family.tower),
-        *_language_sites(family, names),
-    )
+    sites = (*_image_sites(model, family, names), *_language_sites(family, names))
     held = names | {name for name, _ in model.named_parameters()}
     lost = next((site.name for site in sites if site.name not in held), None)
     if lost is None and not any(site.role == "language" for site in sites):
@@ -166,14 +162,17 @@ def find_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
     return sites
 
 
-def _vision_sites(model: nn.Module, tower: Tower | None, names: set[str]) -> Iterator[Site]:
-    if tower is None:
-        return
-    patches = _patches(model, tower)
-    layers = [layer for stem in tower.layers for layer in _layers(stem, names)]
-    for number, layer in enumerate(layers):
-        for linear in tower.mlp:
-            yield Site(f"{layer}.{linear}", "vision", number, _last_part(linear), patches=patches)
+def _image_sites(model: nn.Module, family: Family, names: set[str]) -> Iterator[Site]:
+    """The tower's layers, each with the linears of the projector that stand behind it, then the rest of those."""
+    tower, linears = family.tower, family.projector
+    if tower is not None:
+        patches = _patches(model, tower)
+        layers = [layer for stem in tower.layers for layer in _layers(stem, names)]
+        for number, layer in enumerate(layers):
+            for linear in tower.mlp:
+                yield Site(f"{layer}.{linear}", "vision", number, _last_part(linear), patches=patches)
+            yield from (_projector_site(one, family) for one in linears if one.after == number)
+    yield from (_projector_site(one, family) for one in linears if tower is None or one.after is None)
 
 
 def _patches(model: nn.Module, tower: Tower) -> Patches | None:
@@ -184,11 +183,10 @@ def _patches(model: nn.Module, tower: Tower) -> Patches | None:
     return Patches(tower.leading, tower.module, tower.tile_mask, count)
 
 
-def _projector_sites(linears: Sequence[Linear], tower: Tower | None) -> Iterator[Site]:
+def _projector_site(one: Linear, family: Family) -> Site:
+    tower, last = family.tower, one is family.projector[-1]
     tiled = Patches(0, tower.module, tower.tile_mask) if tower is not None and tower.tile_mask else None
-    for one in linears:
-        last, linear = one is linears[-1], _last_part(one.name)
-        yield Site(one.name, "projector", -1, linear, last, one.given, one.output, tiled)
+    return Site(one.name, "projector", -1, _last_part(one.name), last, one.given, one.output, tiled)
 
 
 def _language_sites(family: Family, names: set[str]) -> Iterator[Site]:
