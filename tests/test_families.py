@@ -1,21 +1,34 @@
 """Families: every one in the table is edited end to end, and what flows through its sites is counted rightly."""
 
+import importlib.util
+import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny_families
+import tiny_models
 import torch
 from checkpoint_files import digests, stored_tensors
 from edits import run_edit
+from safetensors.torch import save_file
 from tiny_families import FAMILIES, TEXT_FAMILIES
 from torch import Tensor
 
 from chip.collect import Wanted, collect
+from chip.errors import ChipError, UsageError
+from chip.inspection import inspect_model
+from chip.measure import measure_answers
 from chip.models import loading
 from chip.models.checkpoint import Checkpoint
+from chip.models.families import find_family
 from chip.models.loading import LoadedModel, load_model
-from chip.models.sites import ROLES, Site, stored_sites
+from chip.models.sites import ROLES, Site, find_sites, stored_sites
 from chip.records import read_records
+from chip.settings import EditSettings
+from chip.solve.problem import chosen_sites
 
 EVERY = (*FAMILIES, *TEXT_FAMILIES)
 
@@ -121,6 +134,196 @@ class TestEndToEnd:
         assert all(torch.isfinite(values).all() for values in stored_tensors(done.out).values())
         reloaded = load_model(Checkpoint(done.out), "cpu")
         assert len(stored_sites(reloaded.model, Checkpoint(done.out), reloaded.sites)) == len(reloaded.sites)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("gemma3", {"dtype": torch.bfloat16, "tied": True}),
+            ("gemma3", {"dtype": torch.float16, "shard_size": "40KB"}),
+            ("qwen2_5_vl", {"dtype": torch.bfloat16, "tied": True, "shard_size": "40KB"}),
+            ("qwen3_vl", {"dtype": torch.float16, "shard_size": "40KB"}),
+            ("llava_next", {"dtype": torch.bfloat16, "shard_size": "40KB"}),
+            ("mllama", {"dtype": torch.bfloat16, "shard_size": "40KB"}),
+            ("mistral3", {"dtype": torch.float16, "tied": True}),
+            ("paligemma", {"dtype": torch.bfloat16, "shard_size": "40KB"}),
+            ("gemma2", {"dtype": torch.float16, "tied": True, "shard_size": "40KB"}),
+            ("phi3", {"dtype": torch.bfloat16, "shard_size": "40KB"}),
+            ("gpt_neox", {"dtype": torch.float16, "shard_size": "40KB"}),
+        ],
+    )
+    def test_half_precision_tied_embeddings_and_shards(
+        self,
+        tmp_path: Path,
+        data: Path,
+        text_data: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        options: dict[str, Any],
+    ) -> None:
+        model = tiny_families.build(name, tmp_path / "model", **options)
+        stand_in(name, monkeypatch)
+        records = data if name in FAMILIES else text_data
+        done = run_edit(model, records, tmp_path / "out", "patient_1", method="chip", top_k=50.0, layers="0-2")
+        assert done.changed == done.planned
+        assert load_model(Checkpoint(done.out), "cpu").sites == done.prepared.loaded.sites
+
+
+class TestStoredNames:
+    @pytest.mark.parametrize(
+        ("name", "names"),
+        [
+            *((name, "module tree") for name in FAMILIES),
+            *((name, "old tower") for name in ("llava", "llava_next", "llava_onevision", "gemma3", "paligemma")),
+        ],
+    )
+    def test_files_may_name_tensors_by_the_module_tree_or_as_they_used_to(
+        self, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, name: str, names: str
+    ) -> None:
+        model = tiny_families.build(name, tmp_path / "model")
+        stand_in(name, monkeypatch)
+        if names == "module tree":
+            tree = load_model(Checkpoint(model), "cpu").model.state_dict()
+            save_file(
+                {key: value.clone() for key, value in tree.items()}, model / "model.safetensors", {"format": "pt"}
+            )
+        else:
+            tiny_models.rename_tensors(
+                model, lambda key: key.replace("vision_tower.enc", "vision_tower.vision_model.enc")
+            )
+        done = run_edit(model, data, tmp_path / "out", "patient_1", method="chip", sites=",".join(ROLES), top_k=50.0)
+        assert done.changed == done.planned
+        assert len(done.planned) >= len({report.site for report in done.result.sites if report.rank})
+
+
+class TestAnswers:
+    def test_answers_do_not_depend_on_the_batch(self, loaded: LoadedModel, data: Path) -> None:
+        records = read_records(data).records
+        alone, together = (measure_answers(loaded, records, batch_size=size) for size in (1, len(records)))
+        for one, other in zip(alone, together, strict=True):
+            # A text is cut off after the batch's longest answer, perhaps in mid-character.
+            length = min(len(text.rstrip("\ufffd")) for text in (one.text, other.text))
+            assert (one.text[:length], one.exact) == (other.text[:length], other.exact)
+            assert one.loss == pytest.approx(other.loss, rel=1e-4)
+
+    def test_the_likeliest_answer_is_the_generated_one(self, loaded: LoadedModel, data: Path) -> None:
+        """What greedy generation says is, told back as the answer, the likeliest at every one of its tokens."""
+        record = next(record for record in read_records(data).records if record.images)
+        encoded = loaded.prompts.encode(record)
+        asked = loaded.prompts.collate([encoded.prompt_only()], loaded.device, left=True)
+        with torch.no_grad():
+            made = loaded.model.generate(**asked.inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+            ids = torch.cat([encoded.sequence["input_ids"][: encoded.answer_start], made[0, -4:]])
+            width = {key: value.shape[0] for key, value in encoded.sequence.items()}
+            told = {
+                key: torch.cat([value[: encoded.answer_start], value[-1:].expand(4, *value.shape[1:])])
+                for key, value in encoded.sequence.items()
+            }
+            assert set(width.values()) == {len(encoded)}
+            spoken = replace(encoded, sequence={**told, "input_ids": ids})
+            batch = loaded.prompts.collate([spoken], loaded.device)
+            likeliest = loaded.model(**batch.inputs, use_cache=False).logits[batch.answer].argmax(-1)
+        assert likeliest.tolist() == made[0, -4:].tolist()
+
+
+class TestPrefix:
+    """What is computed of template and images does not depend on what follows, where the table says so."""
+
+    def test_a_shared_prefix_does_not_see_what_follows(self, loaded: LoadedModel, data: Path) -> None:
+        record = next(record for record in read_records(data).records if record.images)
+        last = [site for site in loaded.sites if site.role == "language" and site.last][-1]
+        found = []
+        for question in ("the findings ?", "the number of the patient ?"):
+            rows: list[Tensor] = []
+            one = loaded.prompts.encode(replace(record, question=question))
+            batch = loaded.prompts.collate([one], loaded.device)
+            watch = last.watch(loaded.model, lambda given, _, rows=rows: rows.append(given[0]))
+            with torch.no_grad():
+                loaded.model(**batch.inputs, use_cache=False)
+            watch.remove()
+            found.append((one.sequence["input_ids"], rows[0]))
+        (first, before), (second, after) = found
+        shared = int(first[: len(second)].eq(second[: len(first)]).long().cumprod(0).sum())
+        assert shared > int(first.eq(loaded.prompts.image_token_id).nonzero().max())
+        same = torch.allclose(before[:shared], after[:shared], rtol=1e-4, atol=1e-5)
+        assert same or not loaded.family.shares_prefix
+        if loaded.family.inputs.suffix:
+            assert not same
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe", "mixtral"])
+    def test_experts_of_one_tensor(self, tmp_path: Path, family: str) -> None:
+        few = {"num_experts": 4, "num_local_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2}
+        model = tiny_models.text_model(tmp_path / "model", family, shared_expert_intermediate_size=16, **few)
+        for attempt in (lambda: load_model(Checkpoint(model), "cpu"), lambda: inspect_model(str(model))):
+            with pytest.raises(ChipError, match=f"'{family}' is a mixture of experts .* which chip cannot edit"):
+                attempt()
+
+    @pytest.mark.parametrize(
+        "expert", ["mlp.experts.0.gate_proj", "mlp.experts", "block_sparse_moe.experts.1.w1", "block_sparse_moe"]
+    )
+    def test_experts_one_by_one_beside_dense_layers(self, expert: str) -> None:
+        dense = [f"model.layers.0.mlp.{linear}" for linear in ("gate_proj", "up_proj", "down_proj")]
+        with pytest.raises(ChipError, match="mixture of experts"):
+            find_family(SimpleNamespace(model_type="nonesuch"), [*dense, f"model.layers.1.{expert}"])
+
+    def test_a_layer_without_its_mlp_is_no_partial_edit(self, tmp_path: Path) -> None:
+        model = load_model(Checkpoint(tiny_families.build("llama", tmp_path / "model")), "cpu").model
+        del model.model.layers[1].mlp.up_proj
+        names = [name for name, _ in model.named_modules()]
+        with pytest.raises(ChipError, match=r"has no module model\.layers\.1\.mlp\.up_proj"):
+            find_sites(model, find_family(model.config, names))
+
+    @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
+    @pytest.mark.parametrize(
+        ("name", "processor", "image_processor"),
+        [
+            ("llava_onevision", "LlavaOnevisionProcessor", "LlavaOnevisionImageProcessor"),
+            ("qwen2_vl", "Qwen2VLProcessor", "Qwen2VLImageProcessor"),
+            ("qwen2_5_vl", "Qwen2_5_VLProcessor", "Qwen2VLImageProcessor"),
+            ("qwen3_vl", "Qwen3VLProcessor", "Qwen2VLImageProcessor"),
+            ("smolvlm", "SmolVLMProcessor", "SmolVLMImageProcessor"),
+            ("internvl", "InternVLProcessor", "GotOcr2ImageProcessor"),
+            ("pixtral", "PixtralProcessor", "PixtralImageProcessor"),
+            ("mistral3", "PixtralProcessor", "PixtralImageProcessor"),
+        ],
+    )
+    def test_a_processor_that_needs_torchvision_says_so(
+        self, tmp_path: Path, name: str, processor: str, image_processor: str
+    ) -> None:
+        model = tiny_families.build(name, tmp_path / "model")
+        described = {"image_processor_type": image_processor, "processor_class": processor}
+        (model / "preprocessor_config.json").write_text(json.dumps(described))
+        with pytest.raises(ChipError, match="torchvision") as refusal:
+            load_model(Checkpoint(model), "cpu")
+        assert "\n" not in str(refusal.value)
+
+    @pytest.mark.parametrize("sites", ["vision", "language,vision", "projector"])
+    def test_roles_that_a_text_model_has_not(self, llama: LoadedModel, sites: str) -> None:
+        with pytest.raises(ChipError, match=f"--sites {sites}: chip knows no (vision|projector) sites of this model"):
+            chosen_sites(llama.sites, EditSettings(method="chip", sites=sites))
+
+    @pytest.mark.parametrize("sites", ["", "mlp", "language,", "language;projector", "Language"])
+    def test_roles_that_do_not_exist(self, sites: str) -> None:
+        with pytest.raises(UsageError, match=r"--sites .* is none of language, projector, vision, attention"):
+            EditSettings(method="chip", sites=sites)
+
+
+class TestChosenSites:
+    @pytest.mark.parametrize("sites", ["attention", "vision,attention", "language,projector", "projector , language"])
+    def test_roles_choose_sites_and_layers_choose_among_the_language_models(
+        self, loaded: LoadedModel, sites: str
+    ) -> None:
+        roles = {role.strip() for role in sites.split(",")}
+        chosen = chosen_sites(loaded.sites, EditSettings(method="chip", sites=sites, layers="2"))
+        assert {site.role for site in chosen} == roles
+        assert {site.layer for site in chosen if site.role in ("language", "attention")} <= {2}
+        assert list(chosen) == [site for site in loaded.sites if site in chosen]
+
+    def test_oblique_takes_what_writes_into_the_residual_stream(self, loaded: LoadedModel) -> None:
+        chosen = chosen_sites(loaded.sites, EditSettings())
+        assert [site.role for site in chosen[:1]] == ["projector"]
+        assert all(site.last for site in chosen)
 
 
 def assert_near(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:

@@ -183,6 +183,9 @@ _GEMMA3 = text("gemma3_text", head_dim=8, sliding_window=16, layer_types=["slidi
 FAMILIES: dict[str, Family] = {
     "llava": Family("llava", _llava(_CLIP, "llama"), tiny_models.tiny_processor),
     "llava phi3": Family("llava", _llava(_CLIP, "phi3"), tiny_models.tiny_processor),
+    "llava phi": Family(
+        "llava", _llava({**_CLIP, "hidden_size": 32, "intermediate_size": 64}, "phi"), tiny_models.tiny_processor
+    ),
     "llava olmo2": Family("llava", _llava(_CLIP, "olmo2"), tiny_models.tiny_processor),
     "llava_next": Family("llava_next", _llava(_CLIP, "mistral", image_grid_pinpoints=PINPOINTS), processor=_llava_next),
     "llava_onevision": Family(

@@ -193,6 +193,8 @@ def save_random(
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.1)
+            elif "norm" not in name and not parameter.any():
+                parameter.normal_(0, 0.5)  # gates and projections that training would open
             elif parameter.dim() == 2:
                 parameter.mul_(4)
     model.save_pretrained(directory, **({"max_shard_size": shard_size} if shard_size else {}))

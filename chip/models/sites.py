@@ -274,18 +274,21 @@ def _prove(checkpoint: Checkpoint, name: str, parameter: torch.Tensor) -> Stored
 
 
 def find_stored(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> StoredTensor:
-    """The stored tensor whose name shares the longest ending with a parameter's, and its shape.
+    """The stored tensor of a parameter's shape whose name shares the longest ending with the parameter's; of several,
+    the one that shares most of the other parts of its name too.
 
     Raises ChipError where there is none, or more than one.
     """
     parts = name.split(".")
-    for start in range(len(parts) - 2):
+    for start in range(len(parts) - 1):
         ending = ".".join(parts[start:])
         found = [
             tensor
             for key, tensor in checkpoint.tensors.items()
             if (key == ending or key.endswith("." + ending)) and tensor.shape == shape
         ]
+        shared = [len(set(tensor.name.split(".")) & set(parts)) for tensor in found]
+        found = [tensor for tensor, number in zip(found, shared, strict=True) if number == max(shared)]
         if len(found) == 1:
             return found[0]
         if found:
