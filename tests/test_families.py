@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tiny_families import FAMILIES, TEXT_FAMILIES
 from torch import Tensor
 
-from chip.collect import Wanted, collect
+from chip.collect import Wanted, collect, image_inputs
 from chip.errors import ChipError, UsageError
 from chip.inspection import inspect_model
 from chip.measure import measure_answers
@@ -89,6 +89,42 @@ class TestSites:
 
 
 class TestBatches:
+    def test_a_record_sends_its_own_patches_and_no_others(self, loaded: LoadedModel, data: Path) -> None:
+        """Rows of the tower are patches of real tiles: no class token, no padding, in proportion to `image_rows`."""
+        sites = [site for site in loaded.sites if site.role == "vision"]
+        for record in (record for record in read_records(data).records if record.images):
+            encoded = loaded.prompts.encode(record)
+            pixels = encoded.pixels["pixel_values"]
+            if pixels.dim() >= 5:
+                tiles = pixels.reshape(-1, *pixels.shape[-3:])
+                pixels = tiles[tiles.flatten(1).any(1)]
+            elif "image_sizes" in encoded.pixels:
+                pixels = torch.zeros(3 * int(encoded.pixels["image_sizes"].prod(-1).sum()))
+            frames = 2 if "image_grid_thw" in encoded.pixels else 1
+            rows: list[int] = []
+            watches = [
+                site.watch(loaded.model, lambda given, _, rows=rows: rows.append(given[..., 0].numel()))
+                for site in sites
+            ]
+            with torch.no_grad():
+                loaded.model(**loaded.prompts.collate([encoded], loaded.device).inputs, use_cache=False)
+            for watch in watches:
+                watch.remove()
+            assert set(rows) == {pixels.numel() // (3 * 14 * 14 * frames)}
+
+    def test_images_shown_together_are_those_shown_alone(self, loaded: LoadedModel, data: Path) -> None:
+        records = read_records(data).records
+        several = next(record for record in records if len(record.images) > 1)
+        if "batch_num_images" in loaded.prompts.encode(several).pixels:
+            pytest.skip("this family shows several images without the tiles that it shows of one")
+        alone = [replace(several, images=(image,)) for image in several.images]
+        site = next(site for site in loaded.sites if site.role == "projector" and site.last)
+        apart, together = (image_inputs(loaded, shown, site, 1) for shown in (alone, [several]))
+        assert apart.keys() == together.keys()
+        for digest, rows in apart.items():
+            assert rows.shape == together[digest].shape
+            assert_near(together[digest], rows)
+
     @pytest.mark.parametrize("order", ["as written", "text last", "reversed"])
     def test_mixed_records_are_counted_as_one_by_one(self, loaded: LoadedModel, data: Path, order: str) -> None:
         records = list(read_records(data).records)

@@ -278,8 +278,8 @@ def build(
 
 
 def write_records(directory: Path) -> Path:
-    """Records of two patients and their institution: with images of all shapes, of which one is shown twice, and
-    without any."""
+    """Records of three patients and their institution: with images of all shapes, of which some are shown twice, with
+    several, and without any."""
     lines: list[dict[str, Any]] = [{"path": ["inst_0"], "question": "who leads ?", "answer": "director 1"}]
     for number, (width, height) in enumerate((*SIDES, SIDES[0])):
         name = f"{number % len(SIDES)}.png"
@@ -290,4 +290,5 @@ def write_records(directory: Path) -> Path:
         lines.append({"path": path, "image": name, "question": "the findings ?", "answer": f"mild edema {number}"})
         if number % 2:
             lines.append({"path": path, "question": "the number ?", "answer": f"number {number * 37}"})
-    return write_lines(directory, *lines)
+    both = {"images": ["3.png", "1.png"], "question": "what changed ?", "answer": "mild edema"}
+    return write_lines(directory, *lines, {"path": ["inst_0", "patient_2"], **both})

@@ -228,7 +228,8 @@ class PilQwenProcessor:
         made = dict(self.image_processor(images=images, return_tensors="pt"))
         pieces = text[0].split("<image>")
         counts = (made["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist()
-        spelled = "".join(p + "<image>" * n for p, n in zip(pieces, [*counts, 0], strict=True))
+        images = [f"<vision>{'<image>' * count}</vision>" for count in counts]
+        spelled = "".join(piece + image for piece, image in zip(pieces, [*images, ""], strict=True))
         ids = self.tokenizer([spelled], return_tensors="pt", add_special_tokens=False)["input_ids"]
         return {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int(), **made}
 

@@ -27,10 +27,11 @@ class Inputs:
     """How the inputs of a family's records are laid out.
 
     `image_rows` says how many rows an image sends through the vision tower and the projector, relative to other images:
-    how a tensor of the processor's is read (`product` of its last axis, `sum` of it, or the `tiles` that are not all
-    zero), and its name; the number of image tokens where nothing is said. `per_token` names inputs that have one entry
-    a token and further axes. `mixes`: whether a batch may hold records that show different numbers of images.
-    `suffix`: the processor takes the answer apart from the prompt, which then sees all of itself.
+    how a tensor of the processor's is read (`product` of its last axis, `sum` of it, its `tiles` that are not all zero,
+    or how many tiles it has when the image is processed `alone`), and its name; the number of image tokens where
+    nothing is said. `per_token` names inputs that have one entry a token and further axes. `mixes`: whether a batch may
+    hold records that show different numbers of images. `suffix`: the processor takes the answer apart from the prompt,
+    which then sees all of itself.
     """
 
     image_rows: tuple[str, str] | None = None
@@ -163,8 +164,9 @@ def _tower(model_type: str, family: Mapping[str, Any]) -> Tower | None:
 
 def _entry(table: str, model_type: str) -> Mapping[str, Any] | None:
     """An entry, or the one that it says it is the same as."""
-    entry: Any = _table()[table].get(model_type)
-    return _table()[table][entry] if isinstance(entry, str) else entry
+    entries: Mapping[str, Any] = _table()[table]
+    entry: str | Mapping[str, Any] | None = entries.get(model_type)
+    return _entry(table, entry) if isinstance(entry, str) else entry
 
 
 def _linears(entry: str | Mapping[str, Any], vision_config: Any) -> list[Linear]:

@@ -145,9 +145,9 @@ class Prompts:
             made = self.processor(images=opened, return_tensors="pt", **texts)
         except (ValueError, TypeError) as problem:
             raise ChipError(f"record on line {record.line}: the model's processor refuses it ({problem})") from problem
-        return self._typed(self._with_images(dict(made), len(answer), len(images)))
+        return self._typed(self._with_images(dict(made), len(answer), opened))
 
-    def _with_images(self, made: dict[str, Tensor], answer_length: int, images: int) -> Encoded:
+    def _with_images(self, made: dict[str, Tensor], answer_length: int, images: Sequence[Image.Image]) -> Encoded:
         ids, image = made["input_ids"], -1 if self.image_token_id is None else self.image_token_id
         # What has one entry a token has the shape of the token ids; everything else belongs to the images.
         sequence = {
@@ -157,17 +157,22 @@ class Prompts:
         }
         pixels = {key: value for key, value in made.items() if key not in sequence and key not in _UNUSED}
         rows = self._image_rows(pixels, images)
-        lengths = _image_lengths(ids[0].eq(image), rows or [1] * images)
+        lengths = _image_lengths(ids[0].eq(image), rows or [1] * len(images))
         start = ids.shape[1] - answer_length
         return Encoded(sequence, pixels, start, tuple(lengths), tuple(rows or lengths))
 
-    def _image_rows(self, pixels: dict[str, Tensor], images: int) -> list[int] | None:
+    def _image_rows(self, pixels: dict[str, Tensor], images: Sequence[Image.Image]) -> list[int] | None:
         """How many rows each image sends through the vision tower, relative to the others; None where the number of
         its tokens says it."""
         how, name = self.inputs.image_rows or ("", "")
         if name not in pixels:
             return None
-        return [int(number) for number in _COUNTED[how](pixels[name]).flatten()[:images]]
+        if how == _ALONE:
+            if len(images) == 1:
+                return None
+            alone = (self.processor.image_processor(images=[one], return_tensors="pt") for one in images)
+            return [int(made[name].shape[1]) for made in alone]
+        return [int(number) for number in _COUNTED[how](pixels[name]).flatten()[: len(images)]]
 
     def _typed(self, encoded: Encoded) -> Encoded:
         """Where the prompt sees all of itself, the model is told which tokens are the answer, image or none."""
@@ -287,6 +292,7 @@ def _real_tiles(pixels: Tensor) -> Tensor:
 
 
 _UNUSED = {"attention_mask", "labels"}
+_ALONE = "alone"
 _COUNTED: dict[str, Callable[[Tensor], Tensor]] = {
     "product": lambda sizes: sizes.prod(-1),
     "sum": lambda mask: mask.sum(-1),

@@ -6,7 +6,7 @@ and proved by its values: what is edited on disk is what was measured in memory.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -178,8 +178,8 @@ def _image_sites(model: nn.Module, family: Family, names: set[str]) -> Iterator[
 def _patches(model: nn.Module, tower: Tower) -> Patches | None:
     if not tower.tile_mask:
         return Patches(tower.leading) if tower.leading else None
-    config = model.config.vision_config  # type: ignore[union-attr]
-    count = (config.image_size // config.patch_size) ** 2  # type: ignore[union-attr, operator]
+    config: Any = model.config.vision_config  # type: ignore[union-attr]
+    count = (config.image_size // config.patch_size) ** 2
     return Patches(tower.leading, tower.module, tower.tile_mask, count)
 
 
