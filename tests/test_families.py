@@ -27,7 +27,9 @@ from chip.models.families import find_family
 from chip.models.loading import LoadedModel, load_model
 from chip.models.sites import ROLES, Site, find_sites, stored_sites
 from chip.records import read_records
+from chip.records.digests import divide_images
 from chip.settings import EditSettings
+from chip.solve import orthogonal
 from chip.solve.problem import chosen_sites
 
 EVERY = (*FAMILIES, *TEXT_FAMILIES)
@@ -343,6 +345,53 @@ class TestRefusals:
     def test_roles_that_do_not_exist(self, sites: str) -> None:
         with pytest.raises(UsageError, match=r"--sites .* is none of language, projector, vision, attention"):
             EditSettings(method="chip", sites=sites)
+
+    @pytest.mark.parametrize(("named", "shares"), [({}, True), ({"vision_config": {}}, False)])
+    def test_a_family_found_by_name_shares_a_prefix_where_it_reads_text_only(
+        self, named: dict[str, Any], shares: bool
+    ) -> None:
+        names = ["model.layers.0.mlp.down_proj"]
+        family = find_family(SimpleNamespace(model_type="nonesuch", **named), names)
+        assert not family.known
+        assert family.shares_prefix is shares
+
+
+class TestBareParameter:
+    """Gemma 3 keeps its projector as (inputs, outputs): an edit of it is the edit of its transpose."""
+
+    @pytest.fixture(scope="class")
+    def directory(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tiny_families.build("gemma3", tmp_path_factory.mktemp("gemma3") / "model")
+
+    def test_chip_projects_its_columns(self, directory: Path, data: Path, tmp_path: Path) -> None:
+        done = run_edit(directory, data, tmp_path / "out", "patient_1", method="chip", sites="projector", top_k=25.0)
+        loaded, edited = done.prepared.loaded, load_model(Checkpoint(done.out), "cpu")
+        (site,) = chosen_sites(loaded.sites, done.prepared.request.settings)
+        statistics = collect(loaded, read_records(data).records, Wanted((site.name,)))
+        split = done.prepared.split
+        found = orthogonal.solve_site(statistics.pooled[site.name], statistics.nodes, split.targets, 25.0, 0.95)
+        assert found is not None
+        expected = site.weight(loaded.model).clone().double()
+        expected[found.neurons] -= found.basis.T @ (found.basis @ expected[found.neurons])
+        assert_near(site.weight(edited.model).double(), expected, 1e-6)
+        moved = (site.weight(edited.model) != site.weight(loaded.model)).any(1).nonzero().flatten()
+        assert set(moved.tolist()) <= set(found.neurons.tolist())
+
+    def test_oblique_sends_the_targets_images_where_they_shall_go(
+        self, directory: Path, data: Path, tmp_path: Path
+    ) -> None:
+        strong = {"keys": "image", "strength": 1e9, "ridge": 1e-6}
+        done = run_edit(directory, data, tmp_path / "out", "patient_1", **strong)
+        loaded, edited = done.prepared.loaded, load_model(Checkpoint(done.out), "cpu")
+        site = next(site for site in loaded.sites if site.transposed)
+        images = divide_images(done.prepared.hierarchy, done.prepared.split)
+        records = read_records(data).records
+        shown = image_inputs(loaded, [record for record in records if record.images], site, 4)
+        mean = torch.stack([shown[digest] for digest in images.comparison]).mean(0)
+        assert images.owned
+        for digest in images.owned:
+            aimed = mean @ site.weight(loaded.model).T.double()
+            assert_near(shown[digest] @ site.weight(edited.model).T.double(), aimed, 1e-3)
 
 
 class TestChosenSites:

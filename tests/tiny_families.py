@@ -130,8 +130,8 @@ def _paligemma() -> Any:
 
 
 def _idefics3() -> Any:
-    pictures = Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
-    return Idefics3Processor(pictures, tiny_models.tiny_tokenizer(), image_seq_len=1, chat_template=CHAT_TEMPLATE)
+    pictures = Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    return Idefics3Processor(pictures, tiny_models.tiny_tokenizer(), image_seq_len=4, chat_template=CHAT_TEMPLATE)
 
 
 def _mllama() -> Any:
@@ -174,7 +174,7 @@ def _qwen3_vl() -> dict[str, Any]:
 
 
 _IDEFICS = {
-    "vision_config": _TOWER,
+    "vision_config": {**_TOWER, "image_size": 56},
     "text_config": {**text("llama"), "vocab_size": 320},
     "scale_factor": 2,
     "image_token_id": IMAGE,
