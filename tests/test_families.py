@@ -26,10 +26,10 @@ from chip.models import loading
 from chip.models.checkpoint import Checkpoint
 from chip.models.families import find_family
 from chip.models.loading import LoadedModel, load_model
-from chip.models.sites import ROLES, Site, find_sites, stored_sites
+from chip.models.sites import Site, find_sites, stored_sites
 from chip.records import read_records
 from chip.records.digests import divide_images
-from chip.settings import EditSettings
+from chip.settings import ROLES, EditSettings
 from chip.solve import orthogonal
 from chip.solve.problem import chosen_sites
 

@@ -186,14 +186,15 @@ def _linears(entry: str | Mapping[str, Any], vision_config: Any) -> list[Linear]
 def _by_name(model_type: str, names: Collection[str]) -> dict[str, Any]:
     matches = map(_MLP_LINEAR.match, names)
     found = [match for match in matches if match and _VISION.isdisjoint(match["layers"].split("."))]
-    stems = {match["layers"] for match in found}
+    stems = {match["layers"] for match in found if match["linear"] == _ORDER[-1]}
     if len(stems) != 1:
-        described = "no module" if not stems else f"several stacks of layers ({', '.join(sorted(stems))})"
+        several = f"several stacks of layers have an mlp.down_proj ({', '.join(sorted(stems))})"
         raise ChipError(
             f"the family {model_type!r} is not in chip's table, and its sites cannot be found by name: "
-            f"{described} called *.mlp.gate_proj, up_proj or down_proj"
+            f"{several if stems else 'no module is called *.mlp.down_proj'}"
         )
-    layers, linears = stems.pop(), {match["linear"] for match in found}
+    layers = stems.pop()
+    linears = {match["linear"] for match in found if match["layers"] == layers}
     attends = any(name.startswith(f"{layers}.") and name.endswith(f".{_ATTENTION}") for name in names)
     mlp = tuple(name for name in _ORDER if name in linears)
     return {"layers": layers, "mlp": mlp, "attention": _ATTENTION if attends else None}

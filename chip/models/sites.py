@@ -6,7 +6,8 @@ and proved by its values: what is edited on disk is what was measured in memory.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from chip.models.checkpoint import Checkpoint, StoredTensor
 from chip.models.families import Family, Linear, Tower
 
 Role = Literal["language", "projector", "vision", "attention"]
-ROLES: tuple[Role, ...] = get_args(Role)
 Watcher = Callable[[Tensor, Tensor], None]
 """Takes what enters a site and what leaves it: (..., d) and (..., D)."""
 
@@ -115,8 +115,8 @@ class Watch:
     def _hook(self, model: nn.Module) -> Iterator[RemovableHandle]:
         site = self._site
         if site.patches is not None and site.patches.tile_mask:
-            tower = model.get_submodule(site.patches.tower)
-            yield tower.register_forward_pre_hook(self._see_tiles, with_kwargs=True)
+            see_tiles = partial(self._see_tiles, site.patches.tile_mask)
+            yield model.get_submodule(site.patches.tower).register_forward_pre_hook(see_tiles, with_kwargs=True)
         if site.transposed:
             yield model.get_submodule(site.given).register_forward_hook(self._see_given)
             yield model.get_submodule(site.output).register_forward_hook(
@@ -127,9 +127,8 @@ class Watch:
                 lambda _module, inputs, output: self._tell(inputs[0], output)
             )
 
-    def _see_tiles(self, _: nn.Module, __: tuple[object, ...], named: dict[str, Tensor]) -> None:
-        assert self._site.patches is not None
-        self._tiles = named[self._site.patches.tile_mask].flatten(0, -2).bool()
+    def _see_tiles(self, mask: str, _: nn.Module, __: tuple[object, ...], named: dict[str, Tensor]) -> None:
+        self._tiles = named[mask].flatten(0, -2).bool()
 
     def _see_given(self, _: nn.Module, __: object, output: Tensor) -> None:
         self._given = output
@@ -196,7 +195,7 @@ def _language_sites(family: Family, names: set[str]) -> Iterator[Site]:
         if family.attention is not None and f"{layer}.{family.attention}" in names:
             yield Site(f"{layer}.{family.attention}", "attention", number, _last_part(family.attention))
         for linear in family.mlp:
-            last = linear is family.mlp[-1]
+            last = linear == family.mlp[-1]
             yield Site(f"{layer}.{linear}", "language", number, _last_part(linear), last)
 
 
