@@ -129,8 +129,9 @@ class TestEdit:
 
     def test_flags_that_do_not_bear_on_the_method_are_said(self, workplace: Path) -> None:
         common = ("edit", workplace / "model", "--data", workplace / "data", "--forget", "patient_1", "--dry-run")
-        said = chip_here(*common, "--top-k", "20", "--ridge", "0.02").stdout
+        said = chip_here(*common, "--top-k", "20", "--sites", "vision", "--ridge", "0.02").stdout
         assert "--top-k has no effect" in said
+        assert "--sites has no effect" in said
         assert "--ridge has no effect" not in said
 
     def test_files_of_others_are_never_replaced(self, workplace: Path) -> None:

@@ -17,6 +17,7 @@ INFINITY, NOT_A_NUMBER = float("inf"), float("nan")
         ("method", ["", "CHIP", "orthogonal"]),
         ("keys", ["answers", ""]),
         ("toward", ["zero", ""]),
+        ("sites", ["", "mlp", "language,", "vision;attention"]),
         ("top_k", [0, -1, 100.1, NOT_A_NUMBER, INFINITY]),
         ("variance", [0, -0.1, 1.01, NOT_A_NUMBER]),
         ("alpha", [-0.01, 1.01, NOT_A_NUMBER]),

@@ -1,7 +1,7 @@
 """Tiny random checkpoints, made from configs alone: real model classes, tokenizers and processors, no download."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,10 @@ VISION_OF = {
 }
 
 
-def tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of about 300 entries, which can spell anything."""
+def tiny_tokenizer(
+    chat_template: str | None = CHAT_TEMPLATE, named: Mapping[str, str] | None = None
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of about 300 entries, which can spell anything; `named` tokens are its attributes."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -74,7 +76,7 @@ def tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedToken
         pad_token=SPECIAL[PAD],
         bos_token=SPECIAL[BOS],
         eos_token=SPECIAL[END],
-        extra_special_tokens=list(SPECIAL[IMAGE:]),
+        extra_special_tokens=dict(named) if named else list(SPECIAL[IMAGE:]),
     )
     tokenizer.chat_template = chat_template
     return tokenizer
@@ -129,7 +131,15 @@ def llava(
     return directory
 
 
-def qwen_vision(directory: Path, family: str, *, seed: int = 0) -> Path:
+def qwen_vision(
+    directory: Path,
+    family: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tied: bool = False,
+    shard_size: str | None = None,
+    seed: int = 0,
+) -> Path:
     """A Qwen2-VL or Qwen2.5-VL with a tokenizer; its processor would need torchvision, which is absent here."""
     tokenizer = tiny_tokenizer()
     vision = {"depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, **VISION_OF[family]}
@@ -137,13 +147,14 @@ def qwen_vision(directory: Path, family: str, *, seed: int = 0) -> Path:
     config = AutoConfig.for_model(
         family,
         vision_config=vision,
-        text_config={"vocab_size": len(tokenizer), "rope_parameters": rope, **LANGUAGE},
+        text_config={"vocab_size": len(tokenizer), "rope_parameters": rope, "tie_word_embeddings": tied, **LANGUAGE},
+        tie_word_embeddings=tied,
         image_token_id=IMAGE,
         video_token_id=VIDEO,
         vision_start_token_id=VISION_START,
         vision_end_token_id=VISION_END,
     )
-    save_random(config, AutoModelForImageTextToText, directory, torch.float32, seed)
+    save_random(config, AutoModelForImageTextToText, directory, dtype, seed, shard_size)
     tokenizer.save_pretrained(directory)
     described = {**qwen_image_processor().to_dict(), "image_processor_type": "Qwen2VLImageProcessor"}
     described["processor_class"] = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}[family]
@@ -182,6 +193,8 @@ def save_random(
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.1)
+            elif "norm" not in name and not parameter.any():
+                parameter.normal_(0, 0.5)  # gates and projections that training would open
             elif parameter.dim() == 2:
                 parameter.mul_(4)
     model.save_pretrained(directory, **({"max_shard_size": shard_size} if shard_size else {}))
@@ -215,7 +228,8 @@ class PilQwenProcessor:
         made = dict(self.image_processor(images=images, return_tensors="pt"))
         pieces = text[0].split("<image>")
         counts = (made["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist()
-        spelled = "".join(p + "<image>" * n for p, n in zip(pieces, [*counts, 0], strict=True))
+        images = [f"<vision>{'<image>' * count}</vision>" for count in counts]
+        spelled = "".join(piece + image for piece, image in zip(pieces, [*images, ""], strict=True))
         ids = self.tokenizer([spelled], return_tensors="pt", add_special_tokens=False)["input_ids"]
         return {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int(), **made}
 

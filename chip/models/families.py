@@ -27,10 +27,11 @@ class Inputs:
     """How the inputs of a family's records are laid out.
 
     `image_rows` says how many rows an image sends through the vision tower and the projector, relative to other images:
-    how a tensor of the processor's is read (`product` of its last axis, `sum` of it, or the `tiles` that are not all
-    zero), and its name; the number of image tokens where nothing is said. `per_token` names inputs that have one entry
-    a token and further axes. `mixes`: whether a batch may hold records that show different numbers of images.
-    `suffix`: the processor takes the answer apart from the prompt, which then sees all of itself.
+    how a tensor of the processor's is read (`product` of its last axis, `sum` of it, its `tiles` that are not all zero,
+    or how many tiles it has when the image is processed `alone`), and its name; the number of image tokens where
+    nothing is said. `per_token` names inputs that have one entry a token and further axes. `mixes`: whether a batch may
+    hold records that show different numbers of images. `suffix`: the processor takes the answer apart from the prompt,
+    which then sees all of itself.
     """
 
     image_rows: tuple[str, str] | None = None
@@ -42,11 +43,13 @@ class Inputs:
 @dataclass(frozen=True)
 class Linear:
     """A linear by the name of its module; or a bare parameter (inputs, outputs), with the modules whose outputs are
-    what it is multiplied with (`given`) and what comes of it (`output`)."""
+    what it is multiplied with (`given`) and what comes of it (`output`). `after` is the layer of the tower behind which
+    it stands, where that is not the last."""
 
     name: str
     given: str = ""
     output: str = ""
+    after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _vision_family(config: Any, entry: Mapping[str, Any], names: Collection[str]
     return Family(
         config.model_type,
         **_language(config.text_config.model_type, entry["language"], names),
-        projector=tuple(linear for one in entry["projector"] for linear in _linears(one, names)),
+        projector=tuple(linear for one in entry["projector"] for linear in _linears(one, config.vision_config)),
         tower=_tower(config.vision_config.model_type, entry),
         shares_prefix=entry.get("shares_prefix", True),
         inputs=Inputs(
@@ -161,32 +164,37 @@ def _tower(model_type: str, family: Mapping[str, Any]) -> Tower | None:
 
 def _entry(table: str, model_type: str) -> Mapping[str, Any] | None:
     """An entry, or the one that it says it is the same as."""
-    entry: str | Mapping[str, Any] | None = _table()[table].get(model_type)
+    entries: Mapping[str, Any] = _table()[table]
+    entry: str | Mapping[str, Any] | None = entries.get(model_type)
     return _entry(table, entry) if isinstance(entry, str) else entry
 
 
-def _linears(entry: str | Mapping[str, Any], names: Collection[str]) -> list[Linear]:
-    """The linears of one entry of a projector: one, a bare parameter, or those of every module in a list."""
+def _linears(entry: str | Mapping[str, Any], vision_config: Any) -> list[Linear]:
+    """The linears of one entry of a projector: one, a bare parameter, or those of a list of modules, each of which
+    stands behind a layer of the tower that the config names."""
     if isinstance(entry, str):
         return [Linear(entry)]
     if "parameter" in entry:
         return [Linear(entry["parameter"], entry["given"], entry["output"])]
-    numbers = (name.removeprefix(f"{entry['list']}.") for name in names if name.startswith(f"{entry['list']}."))
-    modules = [f"{entry['list']}.{number}" for number in sorted({int(n) for n in numbers if n.isdecimal()})]
-    return [Linear(f"{module}.{linear}") for module in modules for linear in entry["linears"]]
+    return [
+        Linear(f"{entry['list']}.{number}.{linear}", after=after)
+        for number, after in enumerate(getattr(vision_config, entry["after"]))
+        for linear in entry["linears"]
+    ]
 
 
 def _by_name(model_type: str, names: Collection[str]) -> dict[str, Any]:
     matches = map(_MLP_LINEAR.match, names)
     found = [match for match in matches if match and _VISION.isdisjoint(match["layers"].split("."))]
-    stems = {match["layers"] for match in found}
+    stems = {match["layers"] for match in found if match["linear"] == _ORDER[-1]}
     if len(stems) != 1:
-        described = "no module" if not stems else f"several stacks of layers ({', '.join(sorted(stems))})"
+        several = f"several stacks of layers have an mlp.down_proj ({', '.join(sorted(stems))})"
         raise ChipError(
             f"the family {model_type!r} is not in chip's table, and its sites cannot be found by name: "
-            f"{described} called *.mlp.gate_proj, up_proj or down_proj"
+            f"{several if stems else 'no module is called *.mlp.down_proj'}"
         )
-    layers, linears = stems.pop(), {match["linear"] for match in found}
+    layers = stems.pop()
+    linears = {match["linear"] for match in found if match["layers"] == layers}
     attends = any(name.startswith(f"{layers}.") and name.endswith(f".{_ATTENTION}") for name in names)
     mlp = tuple(name for name in _ORDER if name in linears)
     return {"layers": layers, "mlp": mlp, "attention": _ATTENTION if attends else None}

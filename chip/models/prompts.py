@@ -21,9 +21,12 @@ from torch import Tensor
 from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.families import Inputs
+from chip.models.layout import ROWS_OF, concatenate, image_lengths, pad
 from chip.progress import Item
 
 _CACHE_BYTES = 512 * 2**20
+_UNUSED = {"attention_mask", "labels"}
+"""What a processor makes and a batch makes for itself, or no answer needs."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +201,9 @@ class Prompts:
             made = self.processor(images=list(opened), return_tensors="pt", **texts)
         except (ValueError, TypeError) as problem:
             raise ChipError(f"record on line {record.line}: the model's processor refuses it ({problem})") from problem
-        return self._typed(self._with_images(dict(made), len(answer), len(images)))
+        return self._typed(self._with_images(dict(made), len(answer), opened))
 
-    def _with_images(self, made: dict[str, Tensor], answer_length: int, images: int) -> Encoded:
+    def _with_images(self, made: dict[str, Tensor], answer_length: int, images: Sequence[Image.Image]) -> Encoded:
         ids, image = made["input_ids"], -1 if self.image_token_id is None else self.image_token_id
         # What has one entry a token has the shape of the token ids; everything else belongs to the images.
         sequence = {
@@ -210,17 +213,22 @@ class Prompts:
         }
         pixels = {key: value for key, value in made.items() if key not in sequence and key not in _UNUSED}
         rows = self._image_rows(pixels, images)
-        lengths = _image_lengths(ids[0].eq(image), rows or [1] * images)
+        lengths = image_lengths(ids[0].eq(image), rows or [1] * len(images))
         start = ids.shape[1] - answer_length
+        if self.inputs.suffix:
+            start = int(made["token_type_ids"].eq(0).sum())
         return Encoded(sequence, pixels, start, tuple(lengths), tuple(rows or lengths))
 
-    def _image_rows(self, pixels: dict[str, Tensor], images: int) -> list[int] | None:
+    def _image_rows(self, pixels: dict[str, Tensor], images: Sequence[Image.Image]) -> list[int] | None:
         """How many rows each image sends through the vision tower, relative to the others; None where the number of
         its tokens says it."""
         how, name = self.inputs.image_rows or ("", "")
         if name not in pixels:
             return None
-        return [int(number) for number in _COUNTED[how](pixels[name]).flatten()[:images]]
+        if how == "alone" and len(images) > 1:
+            alone = (self.processor.image_processor(images=[one], return_tensors="pt") for one in images)
+            return [int(made[name].shape[1]) for made in alone]
+        return [int(number) for number in ROWS_OF[how](pixels[name]).flatten()[: len(images)]]
 
     def _typed(self, encoded: Encoded) -> Encoded:
         """Where the prompt sees all of itself, the model is told which tokens are the answer, image or none."""
@@ -265,13 +273,13 @@ class Prompts:
         fill = {"input_ids": self.padding}
         kinds = {key: value.dtype for one in encoded for key, value in one.sequence.items()}
         inputs = {
-            key: _concatenate([_pad(_row(one, key, kind), width, fill.get(key, 0), left)[None] for one in encoded])
+            key: concatenate([pad(_row(one, key, kind), width, fill.get(key, 0), left)[None] for one in encoded])
             for key, kind in kinds.items()
         }
-        real = torch.stack([_pad(torch.ones(len(one), dtype=torch.bool), width, 0, left) for one in encoded])
+        real = torch.stack([pad(torch.ones(len(one), dtype=torch.bool), width, 0, left) for one in encoded])
         inputs["attention_mask"] = real.long()
         for key in {key for one in encoded for key in one.pixels}:
-            inputs[key] = _concatenate([one.pixels[key] for one in encoded if key in one.pixels])
+            inputs[key] = concatenate([one.pixels[key] for one in encoded if key in one.pixels])
         image = real & (inputs["input_ids"] == (-1 if self.image_token_id is None else self.image_token_id))
         answer = torch.zeros_like(real)
         for row, one in enumerate(encoded):
@@ -330,47 +338,6 @@ def common_length(first: Sequence[object], second: Sequence[object]) -> int:
             break
         length += 1
     return length
-
-
-def _image_lengths(is_image: Tensor, rows: Sequence[int]) -> list[int]:
-    """The number of image tokens of each image: the lengths of their runs where every image is one run, in proportion
-    to the images' rows otherwise. is_image: (S,); rows: one number an image."""
-    starts = is_image & ~torch.cat([is_image.new_zeros(1), is_image[:-1]])
-    total = int(is_image.sum())
-    if int(starts.sum()) == len(rows):
-        runs = (starts.cumsum(0) * is_image).bincount(minlength=len(rows) + 1)
-        return [int(length) for length in runs[1:]]
-    return [total * share // max(sum(rows), 1) for share in rows]
-
-
-def _real_tiles(pixels: Tensor) -> Tensor:
-    """How many tiles of each image (n, tiles, …) are not all zero: with zeros, an image of fewer tiles is filled up."""
-    return pixels.flatten(2).ne(0).any(-1).sum(-1)
-
-
-_UNUSED = {"attention_mask", "labels"}
-_COUNTED: dict[str, Callable[[Tensor], Tensor]] = {
-    "product": lambda sizes: sizes.prod(-1),
-    "sum": lambda mask: mask.sum(-1),
-    "tiles": _real_tiles,
-}
-
-
-def _concatenate(parts: Sequence[Tensor]) -> Tensor:
-    """The parts along axis 0; other axes in which they differ are filled with zeros at their ends."""
-    sizes = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].dim())]
-    filled = []
-    for part in parts:
-        missing = [size - present for size, present in zip(sizes, part.shape[1:], strict=True)]
-        padding = [width for size in reversed(missing) for width in (0, size)]
-        filled.append(torch.nn.functional.pad(part, padding) if any(missing) else part)
-    return torch.cat(filled)
-
-
-def _pad(values: Tensor, width: int, fill: int, left: bool) -> Tensor:
-    missing = width - values.shape[0]
-    others = [0, 0] * (values.dim() - 1)
-    return torch.nn.functional.pad(values, [*others, *((missing, 0) if left else (0, missing))], value=fill)
 
 
 def _row(one: Encoded, key: str, kind: torch.dtype) -> Tensor:

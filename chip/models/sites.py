@@ -6,7 +6,8 @@ and proved by its values: what is edited on disk is what was measured in memory.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from chip.models.checkpoint import Checkpoint, StoredTensor
 from chip.models.families import Family, Linear, Tower
 
 Role = Literal["language", "projector", "vision", "attention"]
-ROLES: tuple[Role, ...] = get_args(Role)
 Watcher = Callable[[Tensor, Tensor], None]
 """Takes what enters a site and what leaves it: (..., d) and (..., D)."""
 
@@ -115,8 +115,8 @@ class Watch:
     def _hook(self, model: nn.Module) -> Iterator[RemovableHandle]:
         site = self._site
         if site.patches is not None and site.patches.tile_mask:
-            tower = model.get_submodule(site.patches.tower)
-            yield tower.register_forward_pre_hook(self._see_tiles, with_kwargs=True)
+            see_tiles = partial(self._see_tiles, site.patches.tile_mask)
+            yield model.get_submodule(site.patches.tower).register_forward_pre_hook(see_tiles, with_kwargs=True)
         if site.transposed:
             yield model.get_submodule(site.given).register_forward_hook(self._see_given)
             yield model.get_submodule(site.output).register_forward_hook(
@@ -127,9 +127,8 @@ class Watch:
                 lambda _module, inputs, output: self._tell(inputs[0], output)
             )
 
-    def _see_tiles(self, _: nn.Module, __: tuple[object, ...], named: dict[str, Tensor]) -> None:
-        assert self._site.patches is not None
-        self._tiles = named[self._site.patches.tile_mask].flatten(0, -2).bool()
+    def _see_tiles(self, mask: str, _: nn.Module, __: tuple[object, ...], named: dict[str, Tensor]) -> None:
+        self._tiles = named[mask].flatten(0, -2).bool()
 
     def _see_given(self, _: nn.Module, __: object, output: Tensor) -> None:
         self._given = output
@@ -152,11 +151,7 @@ def find_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
     """Every site of a model, of all four roles, in forward order: the vision tower's layers, the projector, and each
     language layer's attention and MLP. Raises ChipError where one is missing that the table says the family has."""
     names = {name for name, _ in model.named_modules()}
-    sites = (
-        *_vision_sites(model, family.tower, names),
-        *_projector_sites(family.projector, family.tower),
-        *_language_sites(family, names),
-    )
+    sites = (*_image_sites(model, family, names), *_language_sites(family, names))
     held = names | {name for name, _ in model.named_parameters()}
     lost = next((site.name for site in sites if site.name not in held), None)
     if lost is None and not any(site.role == "language" for site in sites):
@@ -166,29 +161,31 @@ def find_sites(model: nn.Module, family: Family) -> tuple[Site, ...]:
     return sites
 
 
-def _vision_sites(model: nn.Module, tower: Tower | None, names: set[str]) -> Iterator[Site]:
-    if tower is None:
-        return
-    patches = _patches(model, tower)
-    layers = [layer for stem in tower.layers for layer in _layers(stem, names)]
-    for number, layer in enumerate(layers):
-        for linear in tower.mlp:
-            yield Site(f"{layer}.{linear}", "vision", number, _last_part(linear), patches=patches)
+def _image_sites(model: nn.Module, family: Family, names: set[str]) -> Iterator[Site]:
+    """The tower's layers, each with the linears of the projector that stand behind it, then the rest of those."""
+    tower, linears = family.tower, family.projector
+    if tower is not None:
+        patches = _patches(model, tower)
+        layers = [layer for stem in tower.layers for layer in _layers(stem, names)]
+        for number, layer in enumerate(layers):
+            for linear in tower.mlp:
+                yield Site(f"{layer}.{linear}", "vision", number, _last_part(linear), patches=patches)
+            yield from (_projector_site(one, family) for one in linears if one.after == number)
+    yield from (_projector_site(one, family) for one in linears if tower is None or one.after is None)
 
 
 def _patches(model: nn.Module, tower: Tower) -> Patches | None:
     if not tower.tile_mask:
         return Patches(tower.leading) if tower.leading else None
-    config = model.config.vision_config  # type: ignore[union-attr]
-    count = (config.image_size // config.patch_size) ** 2  # type: ignore[union-attr, operator]
-    return Patches(tower.leading, tower.module, tower.tile_mask, int(count))
+    config: Any = model.config.vision_config  # type: ignore[union-attr]
+    count = (config.image_size // config.patch_size) ** 2
+    return Patches(tower.leading, tower.module, tower.tile_mask, count)
 
 
-def _projector_sites(linears: Sequence[Linear], tower: Tower | None) -> Iterator[Site]:
+def _projector_site(one: Linear, family: Family) -> Site:
+    tower, last = family.tower, one is family.projector[-1]
     tiled = Patches(0, tower.module, tower.tile_mask) if tower is not None and tower.tile_mask else None
-    for one in linears:
-        last, linear = one is linears[-1], _last_part(one.name)
-        yield Site(one.name, "projector", -1, linear, last, one.given, one.output, tiled)
+    return Site(one.name, "projector", -1, _last_part(one.name), last, one.given, one.output, tiled)
 
 
 def _language_sites(family: Family, names: set[str]) -> Iterator[Site]:
@@ -198,7 +195,7 @@ def _language_sites(family: Family, names: set[str]) -> Iterator[Site]:
         if family.attention is not None and f"{layer}.{family.attention}" in names:
             yield Site(f"{layer}.{family.attention}", "attention", number, _last_part(family.attention))
         for linear in family.mlp:
-            last = linear is family.mlp[-1]
+            last = linear == family.mlp[-1]
             yield Site(f"{layer}.{linear}", "language", number, _last_part(linear), last)
 
 
@@ -276,18 +273,21 @@ def _prove(checkpoint: Checkpoint, name: str, parameter: torch.Tensor) -> Stored
 
 
 def find_stored(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> StoredTensor:
-    """The stored tensor whose name shares the longest ending with a parameter's, and its shape.
+    """The stored tensor of a parameter's shape whose name shares the longest ending with the parameter's; of several,
+    the one that shares most of the other parts of its name too.
 
     Raises ChipError where there is none, or more than one.
     """
     parts = name.split(".")
-    for start in range(len(parts) - 2):
+    for start in range(len(parts) - 1):
         ending = ".".join(parts[start:])
         found = [
             tensor
             for key, tensor in checkpoint.tensors.items()
             if (key == ending or key.endswith("." + ending)) and tensor.shape == shape
         ]
+        shared = [len(set(tensor.name.split(".")) & set(parts)) for tensor in found]
+        found = [tensor for tensor, number in zip(found, shared, strict=True) if number == max(shared)]
         if len(found) == 1:
             return found[0]
         if found:
