@@ -179,7 +179,7 @@ _IDEFICS = {
     "scale_factor": 2,
     "image_token_id": IMAGE,
 }
-_GEMMA3 = text("gemma3_text", head_dim=8, sliding_window=16, layer_types=["sliding_attention", "full_attention"] * 2)
+_GEMMA3 = text("gemma3_text", head_dim=8, sliding_window=64, layer_types=["sliding_attention", "full_attention"] * 2)
 FAMILIES: dict[str, Family] = {
     "llava": Family("llava", _llava(_CLIP, "llama"), tiny_models.tiny_processor),
     "llava phi3": Family("llava", _llava(_CLIP, "phi3"), tiny_models.tiny_processor),
@@ -278,7 +278,7 @@ def build(
 
 
 def write_records(directory: Path) -> Path:
-    """Records of three patients and their institution: with images of all shapes, of which some are shown twice, with
+    """Records of three patients and their institution: with images of all shapes, most of them with two questions, with
     several, and without any."""
     lines: list[dict[str, Any]] = [{"path": ["inst_0"], "question": "who leads ?", "answer": "director 1"}]
     for number, (width, height) in enumerate((*SIDES, SIDES[0])):
@@ -288,6 +288,8 @@ def write_records(directory: Path) -> Path:
         Image.fromarray(noise).save(directory / name)
         path = ["inst_0", f"patient_{number // 2}"]
         lines.append({"path": path, "image": name, "question": "the findings ?", "answer": f"mild edema {number}"})
+        if number != 1:
+            lines.append({"path": path, "image": name, "question": "is it clear ?", "answer": "no , effusion on the left"})
         if number % 2:
             lines.append({"path": path, "question": "the number ?", "answer": f"number {number * 37}"})
     both = {"images": ["3.png", "1.png"], "question": "what changed ?", "answer": "mild edema"}
