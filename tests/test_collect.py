@@ -327,7 +327,8 @@ class TestFile:
             ({"levels": ("a", "b")}, "levels are a, b"),
             (
                 {"records": ("x",)},
-                "1 records in them are not in the data, or not as they were, and 30 records of the data",
+                "1 records in them are not in the data, or not as they were, "
+                "and 30 records of the data are not in them",
             ),
         ],
     )

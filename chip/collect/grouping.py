@@ -15,7 +15,8 @@ LARGEST_GROUP = 64
 """Records without images that may share a prefix: a group is encoded, and handed out to a process, as a whole."""
 
 _WORTH_SHARING = 16
-"""Tokens that sharing has to save: a pass more costs about as much as these."""
+"""Tokens that sharing has to save: a pass more costs about as much as these. An image is always worth it, since it
+spares the vision tower too."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def shared_prefix(encoded: Sequence[Encoded], image_token_id: int | None) -> int
     shared = min(common_length(sequences[0], one) for one in sequences)
     shared = min(shared, *(one.answer_start - 1 for one in encoded))
     last_image = max((i for i, token in enumerate(sequences[0]) if token == image_token_id), default=-1)
-    worth = (len(encoded) - 1) * shared >= _WORTH_SHARING
+    worth = last_image >= 0 or (len(encoded) - 1) * shared >= _WORTH_SHARING
     return shared if worth and shared > last_image else 0
 
 
