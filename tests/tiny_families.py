@@ -289,7 +289,9 @@ def write_records(directory: Path) -> Path:
         path = ["inst_0", f"patient_{number // 2}"]
         lines.append({"path": path, "image": name, "question": "the findings ?", "answer": f"mild edema {number}"})
         if number != 1:
-            lines.append({"path": path, "image": name, "question": "is it clear ?", "answer": "no , effusion on the left"})
+            lines.append(
+                {"path": path, "image": name, "question": "is it clear ?", "answer": "no , effusion on the left"}
+            )
         if number % 2:
             lines.append({"path": path, "question": "the number ?", "answer": f"number {number * 37}"})
     both = {"images": ["3.png", "1.png"], "question": "what changed ?", "answer": "mild edema"}

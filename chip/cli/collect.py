@@ -64,19 +64,20 @@ def collect(
     from chip.collect.team import launched
     from chip.workflow import CollectRequest, carry_out_collection, prepare_collection
 
-    printer = Printer(json, quiet=launched()[0] > 0)
+    rank, processes = launched()
+    printer = Printer(json, quiet=rank > 0)
     prepared = prepare_collection(CollectRequest(model, data, out, settings, sites, alpha, device, dtype))
     source = prepared.source
     if source.notice:
         printer.line(f"note: {source.notice}")
     count, missing = len(prepared.counted.positions), len(source.missing)
     if missing:
-        printer.line(
-            f"{missing} records to collect at {len(source.wanted.pooled)} sites; {prepared.collection.described}"
-        )
+        shared = f" by {processes} processes" if processes > 1 else ""
+        pooled = len(source.wanted.pooled)
+        printer.line(f"{missing} records to collect{shared}, {pooled} sites to pool; {prepared.collection.described}")
     statistics = carry_out_collection(prepared, printer.track, printer.notice)
     size, wanted = out.stat().st_size, statistics.wanted
-    printer.line(f"{count} records counted at {len(wanted.pooled)} sites, {missing} of them collected now")
+    printer.line(f"{count} records counted, {missing} of them collected now")
     printer.line(f"{'written' if missing else 'unchanged'}: {out} ({size / 2**20:.1f} MiB)")
     printer.result(
         {

@@ -131,16 +131,20 @@ class FrequentDirections:
         return self._buffer.device
 
     def combine(self, team: Team) -> None:
-        """Add what all processes have, in their order, where the first of them is."""
-        mine = self.sketch()
-        rows = mine.rows.new_zeros(self.limit, mine.rows.shape[1])
-        rows[: len(mine.rows)] = mine.rows
-        numbers = [float(self._count), mine.residual, mine.energy, mine.excess]
-        parts = (rows, mine.total, torch.tensor(numbers, dtype=_widest(self.device), device=self.device))
-        gathered = [team.gathered(part) for part in parts]
-        for others, total, (count, residual, energy, excess) in [*zip(*gathered, strict=True)][1:]:
-            held = others[others.any(1)]
-            self.merge(Sketch(held, total, int(count), float(residual), float(energy), float(excess)))
+        """Add what all processes have, pair by pair, where the first of them is; the others' are used up."""
+        for partner, receives in team.partners():
+            mine = self.sketch()
+            rows = mine.rows.new_zeros(self.limit, mine.rows.shape[1])
+            numbers = torch.zeros(4, dtype=_widest(self.device), device=self.device)
+            if receives:
+                total = torch.zeros_like(mine.total)
+                team.receive(partner, rows, total, numbers)
+                count, residual, energy, excess = numbers.tolist()
+                self.merge(Sketch(rows[rows.any(1)], total, int(count), residual, energy, excess))
+            else:
+                rows[: len(mine.rows)] = mine.rows
+                numbers += numbers.new_tensor([mine.count, mine.residual, mine.energy, mine.excess])
+                team.send(partner, rows, mine.total, numbers)
 
     def result(self) -> Sketch:
         """What has been added so far, on the CPU."""

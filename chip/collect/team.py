@@ -45,14 +45,29 @@ class Team:
                 for tensor in tensors:
                     distributed.reduce(tensor, dst=0)
 
-    def gathered(self, tensor: Tensor) -> list[Tensor]:
-        """The tensor of each process, all of one shape, in the order of the processes; empty but for the first."""
-        if self.size == 1:
-            return [tensor]
-        found = [torch.empty_like(tensor) for _ in range(self.size)] if self.leads else None
+    def partners(self) -> Iterator[tuple[int, bool]]:
+        """Whom this process meets in turn, and whether it receives: pairs of neighbours, then pairs of pairs, until the
+        first process has what all had. A process that has given what it has is done."""
+        step = 1
+        while step < self.size:
+            if self.rank % (2 * step):
+                yield self.rank - step, False
+                return
+            if self.rank + step < self.size:
+                yield self.rank + step, True
+            step *= 2
+
+    def send(self, partner: int, *tensors: Tensor) -> None:
+        """Give tensors to another process, which has to receive as many of the same shapes."""
         with _together():
-            distributed.gather(tensor, found, dst=0)
-        return found or []
+            for tensor in tensors:
+                distributed.send(tensor, partner)
+
+    def receive(self, partner: int, *tensors: Tensor) -> None:
+        """Fill tensors with what another process sends."""
+        with _together():
+            for tensor in tensors:
+                distributed.recv(tensor, partner)
 
     def agree(self, digest: str, device: torch.device) -> None:
         """Raise ChipError where the processes are not about to do the same, as their digests tell."""
