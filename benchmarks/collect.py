@@ -244,6 +244,60 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
     }
 
 
+def on_accelerator(work: Path, text: dict[str, int], vision: dict[str, int]) -> dict[str, Any]:
+    """A random Qwen2.5-VL on the accelerator: records a second, its FLOPs against a matrix product's, the fair loop."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    loaded = shapes.qwen(device, dtype, text, vision)
+    records = read_records(shapes.records(work / "records", 32, 8)).records
+    wanted = Wanted(answer=tuple(site.name for site in loaded.sites if site.role == "language" and site.last))
+    tokens = [0]
+    layer = loaded.model.get_submodule(f"{loaded.family.layers}.0")
+    counting = layer.register_forward_pre_hook(
+        lambda _, given: tokens.__setitem__(0, tokens[0] + given[0].shape[0] * given[0].shape[1])
+    )
+    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
+    sketched = dict.fromkeys(wanted.answer, 256)
+    loops: dict[str, Callable[[], object]] = {
+        "fair": lambda: fair(loaded, records[:64]),
+        "chip, pooled": lambda: with_chip(loaded, records),
+        "chip, second moments sketched with 256 rows": lambda: collect(
+            loaded, records, wanted, batch_tokens=8192, workers=8, sketched=sketched
+        ),
+    }
+    parameters = sum(p.numel() for name, p in loaded.model.named_parameters() if ".layers." in name)
+    for name, loop in loops.items():
+        for _ in range(2):  # the first round warms up
+            tokens[0] = 0
+            began = time.perf_counter()
+            loop()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - began
+        count = 64 if name == "fair" else len(records)
+        found[name] = {
+            "records_per_second": count / seconds,
+            "language_tflops": 2 * parameters * tokens[0] / seconds / 1e12,
+        }
+    counting.remove()
+    found["matrix_product_tflops"] = _matrix_tflops(device, dtype)
+    return found
+
+
+def _matrix_tflops(device: torch.device, dtype: torch.dtype) -> float:
+    """What the device makes of a large matrix product, in the same run."""
+    size = 8192 if device.type == "cuda" else 1024
+    first, second = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        first @ second
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / median(times) / 1e12
+
+
 def scaling(work: Path) -> dict[str, Any]:
     """Seconds and memory of chip as records and as questions an image are doubled."""
     model = shapes.llava(work / "llava")
@@ -320,13 +374,17 @@ def describe(found: dict[str, Any]) -> str:
                 f"| {row['images']} | {row['questions']} | {row['records']} | {median(row['seconds']):.2f} | "
                 f"{row['memory_mib']:.0f} |\n"
             )
+    if "accelerator" in found:
+        lines.append(f"\n## Qwen2.5-VL-7B shape\n\n```json\n{json.dumps(found['accelerator'], indent=1)}\n```\n")
+    else:
+        lines.append("\n## Qwen2.5-VL-7B shape\n\nNot measured yet: no GPU was at hand (`--only 7b`).\n")
     return "".join(lines)
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="Times every loop is run.")] = 3,
     work: Annotated[Path | None, typer.Option(help="Where models and records are made; removed if not given.")] = None,
-    only: Annotated[str, typer.Option(help="llava, text or scaling; all by default.")] = "",
+    only: Annotated[str, typer.Option(help="llava, text or scaling, all by default; or 7b, on a GPU.")] = "",
 ) -> None:
     """Run, print and write the results."""
     quiet_libraries()
@@ -348,6 +406,9 @@ def main(
             found["cases"]["text only, no shared prefix"] = compare(
                 Case("text", shapes.text_model(at / "text"), data), rounds
             )
+        if only == "7b":
+            found["accelerator"] = on_accelerator(at / "7b", *shapes.QWEN_7B)
+            typer.echo(json.dumps(found["accelerator"], indent=1))
         if only in ("", "scaling"):
             found["scaling"] = scaling(at / "scaling")
             plot(found["scaling"])

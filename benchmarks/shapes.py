@@ -6,6 +6,7 @@ Everything is random and drawn by seed: time and memory depend on shapes alone.
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     CLIPImageProcessor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
+
+from chip.models.families import find_family
+from chip.models.loading import LoadedModel
+from chip.models.prompts import Prompts
+from chip.models.sites import find_sites
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
@@ -57,6 +65,19 @@ LANGUAGE = {
     "max_position_embeddings": 4096,
     "vocab_size": 4000,
 }
+QWEN_7B = (
+    {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+        "vocab_size": 152064,
+    },
+    {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16},
+)
 VISION = {
     "model_type": "clip_vision_model",
     "hidden_size": 128,
@@ -118,6 +139,55 @@ def text_model(directory: Path) -> Path:
     AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory
+
+
+class QwenProcessor:
+    """What Qwen-VL's processor makes of text and images, without its video processor, which needs torchvision."""
+
+    def __init__(self) -> None:
+        self.tokenizer = tokenizer()
+        self.image_processor = Qwen2VLImageProcessorPil()
+        self.chat_template = TEMPLATE
+
+    def apply_chat_template(self, turns: Any, **options: Any) -> str:
+        """The tokenizer's own."""
+        return str(self.tokenizer.apply_chat_template(turns, **options))
+
+    def __call__(self, text: list[str], images: Any = None, **_: Any) -> dict[str, torch.Tensor]:
+        made = dict(self.image_processor(images=images, return_tensors="pt")) if images else {}
+        counts = (made["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist() if made else []
+        spelled, left = [], iter(counts)
+        for one in text:
+            first, *others = one.split("<image>")
+            spelled.append(first + "".join("<image>" * next(left) + other for other in others))
+        tokens = dict(self.tokenizer(spelled, return_tensors="pt", add_special_tokens=False, padding=True))
+        types = (tokens["input_ids"] == SPECIAL.index("<image>")).int()
+        return {
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+            "mm_token_type_ids": types,
+        } | made
+
+
+def qwen(device: torch.device, dtype: torch.dtype, text: dict[str, int], vision: dict[str, int]) -> LoadedModel:
+    """A random Qwen2.5-VL on a device, never stored; `QWEN_7B` are the sizes of the published 7B model."""
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [text["head_dim"] // 8 * n for n in (1, 1, 2)]}
+    numbers = {name: SPECIAL.index(name) for name in SPECIAL}
+    config = AutoConfig.for_model(
+        "qwen2_5_vl",
+        vision_config={"out_hidden_size": text["hidden_size"], **vision},
+        text_config={**text, "rope_parameters": rope, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        image_token_id=numbers["<image>"],
+        video_token_id=len(SPECIAL),
+        vision_start_token_id=len(SPECIAL) + 1,
+        vision_end_token_id=len(SPECIAL) + 2,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
+    family = find_family(model.config, [name for name, _ in model.named_modules()])
+    prompts = Prompts(QwenProcessor(), numbers["<image>"], family.inputs)
+    return LoadedModel(model, prompts, family, find_sites(model, family), device)
 
 
 def records(directory: Path, images: int, questions: int, *, shown: bool = True, seed: int = 0) -> Path:

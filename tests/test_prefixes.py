@@ -21,7 +21,7 @@ from chip.hierarchy import Record
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model
 
-TEXT_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "phi", "phi3", "gpt_neox", "olmo2")
+TEXT_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "phi", "phi3", "gpt_neox")
 SIDES = (28, 56, 84, 56)
 SEVERAL_IMAGES = tiny_models.CHAT_TEMPLATE.replace("<image>", "<vision><image></vision>")
 BUDGETS = (1, 7, 40, 150, 100_000)

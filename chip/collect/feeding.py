@@ -1,5 +1,6 @@
 """Encoding ahead of the model: images are decoded and preprocessed, and texts tokenised, in worker processes."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -59,18 +60,23 @@ class Feed:
         if not self._workers:
             found: Iterator[Any] = (self._encoding[number] for number in range(len(self)))
         else:
-            loader = DataLoader(
+            found = map(_as_tensors, self._loader())
+        for one in found:
+            if isinstance(one, ChipError):
+                raise one
+            yield one
+
+    def _loader(self) -> DataLoader[Any]:
+        with warnings.catch_warnings():
+            # More workers than processors is for the user to choose.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            return DataLoader(
                 self._encoding,
                 batch_size=None,
                 num_workers=self._workers,
                 prefetch_factor=_AHEAD,
                 collate_fn=_as_arrays,
             )
-            found = map(_as_tensors, loader)
-        for one in found:
-            if isinstance(one, ChipError):
-                raise one
-            yield one
 
 
 def _as_arrays(one: Any) -> Any:

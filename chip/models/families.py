@@ -73,7 +73,8 @@ class Family:
     writes into the residual stream; `attention` the output projection of its self-attention. Layers that hold a module
     called `skip` hold no sites. `projector` lists the linears of the vision-language projector in forward order, the
     main projector's last one at the end (none for text-only models).
-    `shares_prefix`: what stands before the question (template and images) is computed without a look at what follows.
+    `shares_prefix`: what stands before the question (template and images) is computed without a look at what follows,
+    by attention alone; never where the language model was found by name only, since nobody has looked.
     `known` is False where the family was found by name only.
     """
 
@@ -101,8 +102,7 @@ def find_family(config: Any, modules: Iterable[str]) -> Family:
         return Family(config.model_type, **_language(config.model_type, stem, names), shares_prefix=True)
     if config.model_type in table["vision_families"]:
         return _vision_family(config, table["vision_families"][config.model_type], names)
-    text_only = getattr(config, "vision_config", None) is None
-    return Family(config.model_type, **_by_name(config.model_type, names), shares_prefix=text_only, known=False)
+    return Family(config.model_type, **_by_name(config.model_type, names), known=False)
 
 
 def image_token_id(config: Any) -> int | None:
@@ -131,7 +131,8 @@ def _vision_family(config: Any, entry: Mapping[str, Any], names: Collection[str]
         **_language(config.text_config.model_type, entry["language"], names),
         projector=tuple(linear for one in entry["projector"] for linear in _linears(one, config.vision_config)),
         tower=_tower(config.vision_config.model_type, entry),
-        shares_prefix=entry.get("shares_prefix", True),
+        shares_prefix=entry.get("shares_prefix", True)
+        and _entry("languages", config.text_config.model_type) is not None,
         inputs=Inputs(
             next(iter(rows.items())) if rows else None,
             tuple(entry.get("per_token", ())),
