@@ -49,8 +49,12 @@ def drawn_records(pictures: tuple[Path, ...], most: int = 2) -> st.SearchStrateg
         answer=st.sampled_from(ANSWERS),
         images=shown,
     )
-    several = st.lists(one, min_size=1, max_size=12)
-    return several.map(lambda found: [replace(record, line=n) for n, record in enumerate(found, start=1)])
+
+    def together(begins: str, found: list[Record]) -> list[Record]:
+        return [replace(one, question=begins + one.question, line=n) for n, one in enumerate(found, start=1)]
+
+    # Behind a long prefix, several records are packed into a row.
+    return st.builds(together, st.sampled_from(["", QUESTIONS[2] * 10]), st.lists(one, min_size=1, max_size=12))
 
 
 def asked(images: tuple[Path, ...], questions: int) -> list[Record]:

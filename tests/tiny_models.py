@@ -105,6 +105,7 @@ def llava(
     text_family: str = "qwen2",
     seed: int = 0,
     chat_template: str | None = CHAT_TEMPLATE,
+    **language: Any,
 ) -> Path:
     """A LLaVA with a CLIP tower and, by default, a Qwen2 language model, beside its stock processor."""
     tokenizer = tiny_tokenizer(chat_template)
@@ -118,7 +119,13 @@ def llava(
         "patch_size": PATCH,
         "projection_dim": 16,
     }
-    text = {"model_type": text_family, "vocab_size": len(tokenizer), "tie_word_embeddings": tied, **LANGUAGE}
+    text = {
+        "model_type": text_family,
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": tied,
+        **LANGUAGE,
+        **language,
+    }
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,

@@ -76,6 +76,9 @@ def collect(
         pooled = len(source.wanted.pooled)
         printer.line(f"{missing} records to collect{shared}, {pooled} sites to pool; {prepared.collection.described}")
     statistics = carry_out_collection(prepared, printer.track, printer.notice)
+    if launched()[0] > 0:
+        # The first process wrote, and may have done so on another machine.
+        return
     size, wanted = out.stat().st_size, statistics.wanted
     printer.line(f"{count} records counted, {missing} of them collected now")
     printer.line(f"{'written' if missing else 'unchanged'}: {out} ({size / 2**20:.1f} MiB)")

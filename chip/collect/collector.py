@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chip.collect.grouping import EncodedGroup
+from chip.collect.grouping import EncodedGroup, Group
 from chip.collect.layout import ImageRows, Pass, PrefixPass, SuffixPass, WholePass
 from chip.collect.moments import ExactMoments
-from chip.collect.passes import SEEING, Watch, run_chunk
+from chip.collect.passes import SEEING, Watch, ran_out_of_memory, run_chunk
 from chip.collect.sketch import FrequentDirections
 from chip.collect.state import State
 from chip.collect.statistics import PooledSums, Statistics, Wanted, accumulator_dtype
@@ -85,9 +85,15 @@ class Collector:
         chunk = self._run(groups, budget)
         faults = chunk.faults.tolist()
         if any(faults):
-            line = next(member.line for member, fault in zip(members, faults, strict=True) if fault)
+            line = members[self._culprit(groups, faults, budget)].line
             raise ChipError(f"record on line {line}: its activations are not finite, so nothing can be learnt from it")
-        self._count(chunk, members)
+        try:
+            self._count(chunk, members)
+        except RuntimeError as problem:
+            if not ran_out_of_memory(problem):
+                raise
+            # Half a chunk may be in the sums: it cannot be run again.
+            raise ChipError("memory ran out while sums were added up: use less --statistics-memory") from problem
 
     def statistics(self) -> Statistics:
         """What has been added up so far, moved to the CPU."""
@@ -142,6 +148,18 @@ class Collector:
         chunk = _Chunk(images.float(), texts.float(), torch.zeros(len(encoded), dtype=torch.int64, device=device))
         run_chunk(loaded, groups, budget, self._sites.values(), lambda site, one: self._watch(site, one, chunk))
         return chunk
+
+    def _culprit(self, groups: Sequence[EncodedGroup], faults: Sequence[int], budget: int) -> int:
+        """The member whose activations are not finite even where it runs by itself: attention gives what is masked no
+        weight, but no weight times NaN is NaN, which spreads over all that runs in a row."""
+        encoded = [one for group in groups for one in group.encoded]
+        images = [group.group.images for group in groups for _ in group.encoded]
+        faulty = [member for member, fault in enumerate(faults) if fault]
+        for member in faulty:
+            alone = EncodedGroup(Group((member,), images[member], frozenset(images[member])), (encoded[member],), 0)
+            if any(self._run([alone], budget).faults.tolist()):
+                return member
+        return faulty[0]
 
     def _count(self, chunk: _Chunk, members: Sequence[Record]) -> None:
         """Add what a chunk has left to the sums."""

@@ -1,7 +1,8 @@
 """Encoding ahead of the model: images are decoded and preprocessed, and texts tokenised, in worker processes."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -57,26 +58,40 @@ class Feed:
 
     def __iter__(self) -> Iterator[EncodedGroup]:
         """Raises ChipError, naming a line, where a record cannot be encoded or its image has changed."""
-        if not self._workers:
-            found: Iterator[Any] = (self._encoding[number] for number in range(len(self)))
-        else:
-            found = map(_as_tensors, self._loader())
-        for one in found:
-            if isinstance(one, ChipError):
-                raise one
-            yield one
+        made = self._ahead() if self._workers else (self._encoding[number] for number in range(len(self)))
+        # Closed here, which ends the workers: left to the garbage collector, they would be waited for.
+        with closing(made):
+            for one in made:
+                if isinstance(one, ChipError):
+                    raise one
+                yield one
 
-    def _loader(self) -> DataLoader[Any]:
+    def _ahead(self) -> Generator[Any]:
         with warnings.catch_warnings():
             # More workers than processors is for the user to choose.
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-            return DataLoader(
+            loader = DataLoader(
                 self._encoding,
                 batch_size=None,
                 num_workers=self._workers,
                 prefetch_factor=_AHEAD,
                 collate_fn=_as_arrays,
             )
+        for one in loader:
+            yield _as_tensors(one)
+
+
+@contextmanager
+def lost_workers_told() -> Iterator[None]:
+    """One sentence for a worker that was ended, which torch raises wherever this process then stands."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if not str(problem).startswith("DataLoader worker"):
+            raise
+        raise ChipError(
+            "a process that encodes ahead was ended, perhaps for want of memory; run again with fewer --workers"
+        ) from problem
 
 
 def _as_arrays(one: Any) -> Any:

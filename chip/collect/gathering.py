@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 import torch
 
 from chip.collect.collector import Collector
-from chip.collect.feeding import Feed
+from chip.collect.feeding import Feed, lost_workers_told
 from chip.collect.grouping import EncodedGroup, chunks, plan_groups
 from chip.collect.passes import ran_out_of_memory
 from chip.collect.resume import Partial, PartialFile
@@ -61,10 +61,11 @@ def collect(
         done, batch_tokens = kept.windows, kept.batch_tokens
         notice(f"an interrupted collection goes on: {min(done * WINDOW, len(groups))} of {len(groups)} groups are done")
     feed = Feed(groups[done * WINDOW :], records, loaded.prompts, loaded.longest_sharing, workers=workers)
-    for number, window in enumerate(windows(track(feed, doing)), start=done + 1):
-        batch_tokens = add_window(collector, window, records, batch_tokens, notice)
-        if partial is not None and partial.due:
-            partial.write(Partial(number, batch_tokens, collector.states()))
+    with lost_workers_told():
+        for number, window in enumerate(windows(track(feed, doing)), start=done + 1):
+            batch_tokens = add_window(collector, window, records, batch_tokens, notice)
+            if partial is not None and partial.due:
+                partial.write(Partial(number, batch_tokens, collector.states()))
     collector.combine(team)
     return collector.statistics()
 

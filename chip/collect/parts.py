@@ -59,8 +59,9 @@ def _rows_beside(total: Sketch) -> int:
     return max(len(total.rows), 1)
 
 
-def added(first: Statistics, second: Statistics) -> Statistics:
-    """The statistics of two sets of records together. Both hold the same sites; a sketch merges with a sketch."""
+def added(first: Statistics, second: Statistics, sketched: Mapping[str, int]) -> Statistics:
+    """The statistics of two sets of records together. Both hold the same sites; a sketch merges with a sketch, and
+    `sketched` says how many rows the two may have together."""
     nodes = tuple(sorted({*first.nodes, *second.nodes}))
     numbers = {node: number for number, node in enumerate(nodes)}
     pooled = {}
@@ -72,24 +73,25 @@ def added(first: Statistics, second: Statistics) -> Statistics:
                 getattr(whole, part)[where] += getattr(one.pooled[name], part)
         pooled[name] = whole
     answer, image = (
-        {name: _added(one, theirs[name]) for name, one in mine.items()}
+        {name: _added(one, theirs[name], sketched.get(name, 1)) for name, one in mine.items()}
         for mine, theirs in ((first.answer, second.answer), (first.image, second.image))
     )
     return Statistics(nodes, first.alpha, pooled, answer, image)
 
 
 def sketched_rows(statistics: Statistics) -> dict[str, int]:
-    """By site, the rows of those second moments that are sketches: what is added to them is sketched alike."""
+    """By site, the rows of those second moments that are sketches."""
     moments = {**statistics.answer, **statistics.image}
     return {name: _rows_beside(one) for name, one in moments.items() if isinstance(one, Sketch)}
 
 
-def _added(first: SecondMoments, second: SecondMoments) -> SecondMoments:
+def _added(first: SecondMoments, second: SecondMoments, rows: int) -> SecondMoments:
     match first, second:
         case Moments(), Moments():
             return first + second
         case Sketch(), Sketch():
-            both = FrequentDirections(first.rows.shape[1], _rows_beside(first), first.rows.dtype, first.rows.device)
+            limit = max(rows, len(first.rows))
+            both = FrequentDirections(first.rows.shape[1], limit, first.rows.dtype, first.rows.device)
             both.merge(first)
             both.merge(second)
             return both.sketch()

@@ -4,6 +4,7 @@ The file holds every accumulator as it stands, so that going on gives the bytes 
 It may hold single activations as they came: mode 0600, and gone as soon as the statistics are written.
 """
 
+import glob
 import json
 import time
 from dataclasses import dataclass
@@ -77,8 +78,9 @@ class PartialFile:
         self._next = ended + max(self._seconds, _SHARE * (ended - began))
 
     def remove(self) -> None:
-        """Forget the progress: the collection is done."""
-        self.path.unlink(missing_ok=True)
+        """Forget the progress: the collection is done. What a killed process was about to keep goes with it."""
+        for path in (self.path, *self.path.parent.glob(f".{glob.escape(self.path.name)}.*")):
+            path.unlink(missing_ok=True)
 
 
 def _states(tensors: dict[str, Tensor], numbers: dict[str, dict[str, int | float]]) -> dict[str, State]:

@@ -69,6 +69,14 @@ class Team:
             for tensor in tensors:
                 distributed.recv(tensor, partner)
 
+    def least(self, numbers: Sequence[int], device: torch.device) -> list[int]:
+        """The smallest that any process gives of each number."""
+        least = torch.tensor(numbers, dtype=torch.int64, device=device)
+        if self.size > 1:
+            with _together():
+                distributed.all_reduce(least, distributed.ReduceOp.MIN)
+        return [int(number) for number in least]
+
     def agree(self, digest: str, device: torch.device) -> None:
         """Raise ChipError where the processes are not about to do the same, as their digests tell."""
         if self.size > 1:
@@ -94,6 +102,13 @@ def launched() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def own_device(name: str) -> str:
+    """The device for this process: of several on one machine, each has an accelerator of its own."""
+    if launched()[1] > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return name
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
     """Join the other processes, over NCCL on CUDA devices and over gloo elsewhere, and leave them in the end."""
@@ -102,8 +117,15 @@ def joined(device: torch.device) -> Iterator[Team]:
         yield Team()
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    with _together():
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
         distributed.init_process_group(backend, timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as problem:
+        raise ChipError(
+            f"the {size} processes of this collection could not join ({problem}); "
+            "start them with torchrun or `accelerate launch`"
+        ) from problem
     try:
         yield Team(rank, size)
     finally:

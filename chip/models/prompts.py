@@ -130,7 +130,11 @@ class Prompts:
     @cached_property
     def head(self) -> int:
         """How many characters every prompt begins with, before its images and its question."""
-        return common_length(*(self._texts(Record((), question=word, answer="-"), 0)[0] for word in "?!"))
+        try:
+            return common_length(*(self._texts(Record((), question=word, answer="-"), 0)[0] for word in "?!"))
+        except (TemplateError, ValueError, TypeError):
+            # Encoding a record will say what the template refuses.
+            return 0
 
     def image_tokens(self, encoded: Encoded) -> int:
         """How many of a record's tokens stand for images."""

@@ -1,13 +1,16 @@
 """`chip collect`: gather what every method may want, for all layers, so that later requests need not."""
 
+import hashlib
+import json
+import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from chip.collect import Statistics, Wanted
 from chip.collect.gathering import Notice
 from chip.collect.reuse import StatisticsSource, find_statistics
-from chip.collect.team import joined
+from chip.collect.team import Team, joined, own_device
 from chip.errors import ChipError
 from chip.files import refuse_foreign
 from chip.hierarchy import Hierarchy
@@ -55,7 +58,7 @@ def prepare_collection(request: CollectRequest) -> PreparedCollection:
         raise ChipError(
             f"{request.out} lies inside {checkpoint.directory}; statistics hold node names, keep them outside"
         )
-    loaded = load_model(checkpoint, request.device, request.dtype)
+    loaded = load_model(checkpoint, own_device(request.device), request.dtype)
     counted = counted_records(hierarchy, checkpoint, loaded, request.settings)
     wanted = everything(loaded.sites, roles)
     source = find_statistics(request.out, counted.provenance, wanted, request.alpha, must_fit=False)
@@ -72,13 +75,13 @@ def carry_out_collection(
     """
     request = prepared.request
     with joined(prepared.loaded.device) as team:
-        team.agree(prepared.counted.provenance.digest, prepared.loaded.device)
+        team.agree(_digest(prepared), prepared.loaded.device)
         return obtain_statistics(
             prepared.loaded,
             prepared.hierarchy,
             prepared.counted,
             prepared.source,
-            prepared.collection,
+            _agreed(prepared, team),
             alpha=request.alpha,
             settings=request.settings,
             keep=True,
@@ -86,6 +89,22 @@ def carry_out_collection(
             track=track,
             notice=notice,
         )
+
+
+def _digest(prepared: PreparedCollection) -> str:
+    """Of all in which processes that collect together have to agree."""
+    source = prepared.source
+    content = [prepared.counted.provenance.digest, asdict(source.wanted), source.missing, prepared.request.alpha]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _agreed(prepared: PreparedCollection, team: Team) -> Collection:
+    """The collection with sketches that the process with the least memory has room for: all must be of one shape."""
+    wanted, collection = prepared.source.wanted, prepared.collection
+    names = (*wanted.answer, *wanted.image)
+    rows = team.least([collection.sketched.get(name, sys.maxsize) for name in names], prepared.loaded.device)
+    sketched = {name: least for name, least in zip(names, rows, strict=True) if least < sys.maxsize}
+    return replace(collection, sketched=sketched)
 
 
 def everything(sites: tuple[Site, ...], roles: tuple[str, ...]) -> Wanted:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chip.collect import Statistics, added, collect, sketched_rows
-from chip.collect.budget import plan_memory
+from chip.collect.budget import MOST_ROWS, plan_memory
 from chip.collect.file import Provenance, save_statistics
 from chip.collect.gathering import Notice
 from chip.collect.memory import choose_batch_tokens, moment_budget
@@ -74,16 +74,22 @@ def counted_records(
 def plan_collection(loaded: LoadedModel, source: StatisticsSource, settings: CollectSettings) -> Collection:
     """Choose what the user left open. Raises ChipError where the second moments do not fit in what they may take."""
     tokens = settings.batch_tokens or choose_batch_tokens(loaded)
-    names = (*source.wanted.answer, *source.wanted.image)
-    if source.found is not None:
-        sketched = sketched_rows(source.found)
-        return Collection(tokens, _workers(loaded, settings), sketched, f"as in {source.path.name}")
+    workers = _workers(loaded, settings)
+    held = {} if source.found is None else sketched_rows(source.found)
+    if source.found is not None and not source.missing:
+        return Collection(tokens, workers, held, f"as in {source.path.name}")
+    names = (*source.wanted.answer, *source.wanted.image) if source.found is None else tuple(held)
     sites = {site.name: site for site in loaded.sites}
+    widths = {name: sites[name].widths(loaded.model)[0] for name in names}
     budget = settings.statistics_bytes or moment_budget(loaded.device)
-    widths = [sites[name].widths(loaded.model)[0] for name in names]
-    memory = plan_memory(widths, budget, accumulator_dtype(loaded.device))
-    sketched = {name: rows for name, rows in zip(names, memory.rows, strict=True) if rows is not None}
-    return Collection(tokens, _workers(loaded, settings), sketched, memory.described)
+    memory = plan_memory(list(widths.values()), budget, accumulator_dtype(loaded.device))
+    planned = dict(zip(names, memory.rows, strict=True))
+    if source.found is None:
+        sketched = {name: rows for name, rows in planned.items() if rows is not None}
+        return Collection(tokens, workers, sketched, memory.described)
+    # A sketch of few rows may stand for few records: with more beside them it needs those that are planned today.
+    more = {name: max(rows, planned[name] or min(widths[name] // 2, MOST_ROWS), 1) for name, rows in held.items()}
+    return Collection(tokens, workers, more, f"as in {source.path.name}")
 
 
 def obtain_statistics(
@@ -108,8 +114,9 @@ def obtain_statistics(
         return source.found
     team = team or Team()
     records = [hierarchy.records[position] for position in counted.positions]
+    places = set(source.missing)
     missing = [records[place] for place in source.missing]
-    known = [record for place, record in enumerate(records) if place not in set(source.missing)]
+    known = [record for place, record in enumerate(records) if place not in places]
     partial = _partial(counted.provenance, source, collection, alpha, settings, team) if keep else None
     collected = collect(
         loaded,
@@ -125,7 +132,7 @@ def obtain_statistics(
         track=track,
         notice=notice,
     )
-    whole = collected if source.found is None else added(source.found, collected)
+    whole = collected if source.found is None else added(source.found, collected, collection.sketched)
     if keep and team.leads:
         save_statistics(whole, counted.provenance, source.path)
     team.wait()
