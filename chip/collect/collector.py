@@ -163,17 +163,17 @@ class Collector:
 
     def _count(self, chunk: _Chunk, members: Sequence[Record]) -> None:
         """Add what a chunk has left to the sums."""
-        nodes = [self.nodes[record.path] for record in members]
+        nodes = torch.tensor([self.nodes[record.path] for record in members])
+        showing = torch.tensor([bool(record.images) for record in members])
+        belonging = {
+            seeing: _belonging(nodes, showing if seeing else torch.ones_like(showing)) for seeing in (True, False)
+        }
         for name, sums in self._pooled.items():
-            if name not in chunk.pooled:
-                continue
-            reached = [bool(record.images) or self._sites[name].role not in SEEING for record in members]
-            touched = sorted({node for node, there in zip(nodes, reached, strict=True) if there})
-            belongs = [[there and node == one for node, there in zip(nodes, reached, strict=True)] for one in touched]
-            device = sums.total.device
-            where, whose = torch.tensor(touched, device=device), torch.tensor(belongs, device=device)
-            node_sums(chunk.pooled[name].to(device), where, whose, sums.total, sums.absolute)
-            sums.count[where] += whose.sum(1)
+            if name in chunk.pooled:
+                device = sums.total.device
+                touched, belongs = (one.to(device) for one in belonging[self._sites[name].role in SEEING])
+                node_sums(chunk.pooled[name].to(device), touched, belongs, sums.total, sums.absolute)
+                sums.count[touched] += belongs.sum(1)
         for found, moments in ((chunk.answer, self._answer), (chunk.image, self._image)):
             for name, rows in found.items():
                 moments[name].add(torch.cat(rows))
@@ -227,6 +227,12 @@ class Collector:
         if name not in chunk.pooled:
             chunk.pooled[name] = pooled.new_zeros(len(chunk.faults), pooled.shape[-1])
         chunk.pooled[name].index_copy_(0, members.to(pooled.device), pooled)
+
+
+def _belonging(nodes: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct nodes (U,) of the members that reach a site, and which members (U, R) belong to each of them."""
+    touched = nodes[reached].unique()
+    return touched, (nodes == touched[:, None]) & reached
 
 
 def _note_faults(rows: Tensor, members: Tensor, chunk: _Chunk) -> None:

@@ -1,6 +1,5 @@
 """Loading: a model with its processor, from local files only, with nothing silently initialised or downloaded."""
 
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -77,11 +76,9 @@ def resolve_model(name: str | Path) -> Path:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the accelerator where there is one (of several processes on a machine, each its own), else the CPU;
-    `spread` begins on the first of several."""
+    """`auto` is the accelerator where there is one, else the CPU; `spread` begins on the first of several."""
     if name == "auto":
-        number = os.environ.get("LOCAL_RANK", "0")
-        return torch.device(f"cuda:{number}" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "spread":
         return choose_device("cuda:0")
     try:
@@ -157,7 +154,7 @@ def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tupl
 
 def _exceeds(checkpoint: Checkpoint, device: torch.device) -> bool:
     """Whether a checkpoint is too large for one of several GPUs, activations and all."""
-    if device.type != "cuda" or torch.cuda.device_count() < 2 or "LOCAL_RANK" in os.environ:
+    if device.type != "cuda" or torch.cuda.device_count() < 2:
         return False
     weights = sum(tensor.stop - tensor.start for tensor in checkpoint.tensors.values())
     return weights > _WEIGHTS_SHARE * torch.cuda.mem_get_info(device)[0]
