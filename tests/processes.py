@@ -30,11 +30,13 @@ class Running:
 
     def wait(self) -> tuple[int, str]:
         """Its exit code, −9 where it was killed, and everything that it said."""
-        self.process.join(_PATIENCE)
-        code = self.process.exitcode
-        if code is None:
-            self.process.kill()
-            raise TimeoutError(f"still running, after it said: {self.said.read_text()}")
+        started = time.monotonic()
+        # Not by joining it, which waits for its own children too.
+        while (code := self.process.exitcode) is None:
+            if time.monotonic() > started + _PATIENCE:
+                self.process.kill()
+                raise TimeoutError(f"still running, after it said: {self.said.read_text()}")
+            time.sleep(0.01)
         return code, self.said.read_text()
 
 
