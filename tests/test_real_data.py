@@ -1,14 +1,20 @@
-"""Real records: public data sets are read whole, and a slice of real radiographs is edited end to end."""
+"""Real records: public data sets are read and collected whole, and a slice of real radiographs is edited end to end."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_models
 from checkpoint_files import digests
+from collecting import calls
 from edits import request, run_edit
 
 from chip.records import read_records
-from chip.workflow import carry_out, prepare_edit
+from chip.records.digests import image_digest
+from chip.settings import CollectSettings
+from chip.workflow import CollectRequest, carry_out, carry_out_collection, prepare_collection, prepare_edit
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = {"hannover": "patient", "vqa_rad": "", "medmcqa": "", "tofu": ""}
@@ -81,3 +87,24 @@ def test_a_real_patient_is_taken_out_of_a_random_model(
     assert done.changed == done.planned
     assert [site.rank for site in done.result.sites] == [site.rank for site in solved.sites]
     assert digests(radiographs) == before
+
+
+@pytest.mark.parametrize("name", ["hannover", "vqa_rad"])
+def test_all_of_it_is_collected(tmp_path: Path, llava_directory: Path, name: str) -> None:
+    """Every record at its node, every answer token, and every picture once, however many questions it is asked."""
+    data = real(name)
+    settings = CollectSettings(workers=0)
+    prepared = prepare_collection(CollectRequest(str(llava_directory), data, tmp_path / "kept", settings, device="cpu"))
+    with calls(prepared.loaded.model.get_submodule("model.vision_tower")) as given:
+        found = carry_out_collection(prepared)
+    records = prepared.hierarchy.records
+    nodes = Counter(record.path for record in records)
+    for site, sums in found.pooled.items():
+        reached = nodes if "language" in site else Counter(record.path for record in records if record.images)
+        assert dict(zip(found.nodes, sums.count.tolist(), strict=True)) == {node: reached[node] for node in nodes}
+        assert bool(sums.total.isfinite().all())
+    pictures = {image_digest(path) for record in records for path in record.images}
+    assert {moments.count for moments in found.image.values()} == {len(pictures) * tiny_models.IMAGE_TOKENS}
+    assert sum(map(len, given)) == len(pictures)
+    tokens = sum(len(prepared.loaded.prompts.encode(replace(record, images=())).answer_ids) for record in records)
+    assert {moments.count for moments in found.answer.values()} == {tokens}

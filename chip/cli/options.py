@@ -47,11 +47,12 @@ VerifyRecords = Annotated[
 
 
 def quiet_libraries() -> None:
-    """Keep transformers and the hub from talking or reaching for the network."""
+    """Keep transformers, torch and the hub from talking or reaching for the network."""
     import os
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -119,7 +119,7 @@ class Collector:
                 for name, moments in held.items():
                     held[name] = moments.restore(states[f"{kind}/{name}"], moments.device)
         except (KeyError, RuntimeError) as problem:
-            raise ChipError(f"what was kept of this collection is of another one, or damaged ({problem})") from problem
+            raise ChipError(f"it is of another collection: {problem}") from problem
 
     def combine(self, team: Team) -> None:
         """Add up what all processes have, where the first of them is."""

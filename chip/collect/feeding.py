@@ -1,9 +1,13 @@
 """Encoding ahead of the model: images are decoded and preprocessed, and texts tokenised, in worker processes."""
 
+import os
 import warnings
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
+from threading import Thread
 from typing import Any
 
 import torch
@@ -76,6 +80,7 @@ class Feed:
                 num_workers=self._workers,
                 prefetch_factor=_AHEAD,
                 collate_fn=_as_arrays,
+                worker_init_fn=partial(_end_with, os.getpid()),
             )
         for one in loader:
             yield _as_tensors(one)
@@ -92,6 +97,18 @@ def lost_workers_told() -> Iterator[None]:
         raise ChipError(
             "a process that encodes ahead was ended, perhaps for want of memory; run again with fewer --workers"
         ) from problem
+
+
+def _end_with(parent: int, _: int) -> None:
+    """Let this worker end when its parent does: once that is killed, nobody takes what the worker is about to hand
+    over, and it would wait for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _as_arrays(one: Any) -> Any:

@@ -57,7 +57,10 @@ def collect(
     groups = team.share(plan_groups(records, loaded.prompts.head, counted_images))
     done = 0
     if partial is not None and (kept := partial.read()) is not None:
-        collector.restore(kept.states)
+        try:
+            collector.restore(kept.states)
+        except ChipError as problem:
+            raise partial.damaged(problem) from problem
         done, batch_tokens = kept.windows, kept.batch_tokens
         notice(f"an interrupted collection goes on: {min(done * WINDOW, len(groups))} of {len(groups)} groups are done")
     feed = Feed(groups[done * WINDOW :], records, loaded.prompts, loaded.longest_sharing, workers=workers)

@@ -54,8 +54,12 @@ class PartialFile:
             if header["format"] != FORMAT or header["identity"] != self.identity:
                 return None
             return Partial(header["windows"], header["batch_tokens"], _states(load_file(self.path), header["numbers"]))
-        except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as problem:
-            raise ChipError(f"{self.path} is damaged ({problem}); remove it to start afresh") from problem
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
+            raise self.damaged(problem) from problem
+
+    def damaged(self, problem: Exception) -> ChipError:
+        """What to say where the file does not hold what it should."""
+        return ChipError(f"{self.path} is damaged ({problem}); remove it to start afresh")
 
     @property
     def due(self) -> bool:

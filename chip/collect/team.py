@@ -19,6 +19,9 @@ from chip.progress import Item
 _PATIENCE = timedelta(days=7)
 """How long a process waits for the slowest; one that ends is noticed at once."""
 
+JOINING = timedelta(minutes=30)
+"""How long a process waits for the others to have loaded the model; that one of them ended is not noticed before."""
+
 _LOST = "another process of this collection ended before it was done; nothing was written, start it again"
 
 
@@ -120,7 +123,8 @@ def joined(device: torch.device) -> Iterator[Team]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        distributed.init_process_group(backend, timeout=_PATIENCE)
+        store, rank, size = next(distributed.rendezvous("env://", timeout=JOINING))
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as problem:
         raise ChipError(
             f"the {size} processes of this collection could not join ({problem}); "
