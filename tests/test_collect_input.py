@@ -242,9 +242,9 @@ class TestRefused:
             found = collect(llava, read_records(text_data).records, all_wanted(llava))
         assert not given
         assert {one.count for one in found.image.values()} == {0}
-        wide = tiny_models.llava(tmp_path / "model", hidden_size=160, intermediate_size=320)
+        wide = tiny_models.llava(tmp_path / "model", hidden_size=320, intermediate_size=320)
         out = tmp_path / "kept.safetensors"
-        carry_out_collection(prepare_collection(collecting(wide, text_data, out, statistics_memory=0.0012)))
+        carry_out_collection(prepare_collection(collecting(wide, text_data, out, statistics_memory=0.0015)))
         kept, _ = load_statistics(out)
         (sketch,) = kept.image.values()
         assert isinstance(sketch, Sketch)

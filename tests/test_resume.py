@@ -194,7 +194,7 @@ class TestStopped:
         notices: list[str] = []
         changed = CollectRequest(**other)
         carry_out_collection(prepare_collection(changed), notice=notices.append)
-        assert not notices
+        assert notices == [f"{partial_of(request.out).name} holds the progress of another collection, which is dropped"]
         assert request.out.read_bytes() == whole(CollectRequest(**{**other, "out": tmp_path / "whole"}))
         assert not partial_of(request.out).exists()
 

@@ -405,7 +405,7 @@ class TestPlanMemory:
 
     def test_a_smaller_budget_sketches_the_widest(self) -> None:
         plan = plan_memory(self.WIDTHS, 4 << 30, torch.float32)
-        assert plan.described == "1 site exact, 32 sketched with 933 rows, 4.0 GiB"
+        assert plan.described == "1 site exact, 32 sketched with 896 rows, 3.8 GiB"
         assert plan.rows[0] is None
 
     def test_what_most_rows_leave_over_makes_some_exact(self) -> None:

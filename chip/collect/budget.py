@@ -40,8 +40,8 @@ class MemoryPlan:
 def plan_memory(widths: Sequence[int], budget: int | None, dtype: torch.dtype) -> MemoryPlan:
     """Fit the second moments of sites with these numbers of inputs into `budget` bytes; None is no limit.
 
-    Where they do not all fit, every site gets the same ℓ, the largest that fits, and a site of at most 2ℓ inputs is
-    exact, since that costs no more: so the widest are sketched first, and no site is sketched coarsely for another's
+    Where they do not all fit, every site gets the same ℓ, the largest multiple of `FEWEST_ROWS` that fits, and one of
+    at most 2ℓ inputs is exact, since that costs no more: so the widest are sketched first, and no site is sketched coarsely for another's
     sake. What is left over, most of all where ℓ reaches `MOST_ROWS`, makes the narrowest sketched sites exact.
     Raises ChipError where not even `FEWEST_ROWS` rows fit.
     """
@@ -59,7 +59,8 @@ def plan_memory(widths: Sequence[int], budget: int | None, dtype: torch.dtype) -
     exact: list[int | None] = [None] * len(widths)
     if budget is None or whole(exact) <= budget:
         return MemoryPlan(tuple(exact), whole(exact))
-    fitting = [limit for limit in range(FEWEST_ROWS, MOST_ROWS + 1) if whole(planned(limit)) <= budget]
+    # In steps, so that a little more or less of free memory chooses alike.
+    fitting = [limit for limit in range(FEWEST_ROWS, MOST_ROWS + 1, FEWEST_ROWS) if whole(planned(limit)) <= budget]
     if not fitting:
         least = whole(planned(FEWEST_ROWS))
         raise ChipError(

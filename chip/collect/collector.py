@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from chip.collect.fitting import ran_out_of_memory
 from chip.collect.grouping import EncodedGroup, Group
 from chip.collect.layout import ImageRows, Pass, PrefixPass, SuffixPass, WholePass
 from chip.collect.moments import ExactMoments
-from chip.collect.passes import SEEING, Watch, ran_out_of_memory, run_chunk
+from chip.collect.passes import SEEING, run_chunk
 from chip.collect.sketch import FrequentDirections
 from chip.collect.state import State
 from chip.collect.statistics import PooledSums, Statistics, Wanted, accumulator_dtype
@@ -23,7 +24,7 @@ from chip.errors import ChipError
 from chip.hierarchy import NodePath, Record
 from chip.kernels import node_sums, pooled_sums
 from chip.models.loading import LoadedModel
-from chip.models.sites import Site
+from chip.models.sites import Site, Watcher
 
 
 @dataclass
@@ -165,20 +166,22 @@ class Collector:
         """Add what a chunk has left to the sums."""
         nodes = torch.tensor([self.nodes[record.path] for record in members])
         showing = torch.tensor([bool(record.images) for record in members])
-        belonging = {
-            seeing: _belonging(nodes, showing if seeing else torch.ones_like(showing)) for seeing in (True, False)
-        }
+        belonging: dict[tuple[bool, torch.device], tuple[Tensor, Tensor]] = {}
         for name, sums in self._pooled.items():
-            if name in chunk.pooled:
-                device = sums.total.device
-                touched, belongs = (one.to(device) for one in belonging[self._sites[name].role in SEEING])
-                node_sums(chunk.pooled[name].to(device), touched, belongs, sums.total, sums.absolute)
-                sums.count[touched] += belongs.sum(1)
-        for found, moments in ((chunk.answer, self._answer), (chunk.image, self._image)):
-            for name, rows in found.items():
+            if name not in chunk.pooled:
+                continue
+            device, seeing = sums.total.device, self._sites[name].role in SEEING
+            if (seeing, device) not in belonging:
+                found = _belonging(nodes, showing if seeing else torch.ones_like(showing))
+                belonging[seeing, device] = found[0].to(device), found[1].to(device)
+            touched, belongs = belonging[seeing, device]
+            node_sums(chunk.pooled[name].to(device), touched, belongs, sums.total, sums.absolute)
+            sums.count[touched] += belongs.sum(1)
+        for waiting, moments in ((chunk.answer, self._answer), (chunk.image, self._image)):
+            for name, rows in waiting.items():
                 moments[name].add(torch.cat(rows))
 
-    def _watch(self, site: Site, one: Pass, chunk: _Chunk) -> Watch | None:
+    def _watch(self, site: Site, one: Pass, chunk: _Chunk) -> Watcher | None:
         """What looks at a site during a pass; nobody where a prefix, which has no answers, is all that passes."""
         name = site.name
         if isinstance(one, PrefixPass) and site.role not in SEEING and name not in self._pooled:
@@ -216,10 +219,10 @@ class Collector:
             means = images.means(output, name)[images.sources.to(output.device)]
             self._keep(name, means, images.members, chunk)
         if name in self._image:
-            fresh, members = images.fresh(len(given), name)
-            rows = given[torch.tensor(fresh, dtype=torch.int64, device=given.device)]
-            _note_faults(rows, torch.tensor(members, dtype=torch.int64, device=chunk.faults.device), chunk)
-            chunk.image[name].append(rows)
+            parts = zip(images.images, given.split(images.sizes(len(given), name)), strict=True)
+            for image, rows in ((image, rows) for image, rows in parts if image.counts):
+                chunk.faults[image.member] += (~rows.isfinite().all()).to(chunk.faults)
+                chunk.image[name].append(rows)
 
     def _keep(self, name: str, pooled: Tensor, members: Tensor, chunk: _Chunk) -> None:
         """Note down the pooled activations (n, D) of members at a site."""

@@ -1,8 +1,8 @@
 """Encoding ahead of the model: images are decoded and preprocessed, and texts tokenised, in worker processes."""
 
 import os
-import warnings
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -33,7 +33,7 @@ class _Encoding(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, number: int) -> EncodedGroup | ChipError:
+    def __getitem__(self, number: int) -> list[EncodedGroup] | ChipError:
         try:
             group = self.groups[number]
             self._refuse_changed(group)
@@ -60,7 +60,7 @@ class Feed:
     def __len__(self) -> int:
         return len(self._encoding)
 
-    def __iter__(self) -> Iterator[EncodedGroup]:
+    def __iter__(self) -> Iterator[list[EncodedGroup]]:
         """Raises ChipError, naming a line, where a record cannot be encoded or its image has changed."""
         made = self._ahead() if self._workers else (self._encoding[number] for number in range(len(self)))
         # Closed here, which ends the workers: left to the garbage collector, they would be waited for.
@@ -113,11 +113,11 @@ def _end_with(parent: int, _: int) -> None:
 
 def _as_arrays(one: Any) -> Any:
     """Tensors would travel between processes as open files, of which there may be only so many."""
-    return one if isinstance(one, ChipError) else _converted(one, lambda tensor: tensor.numpy())
+    return one if isinstance(one, ChipError) else [_converted(group, lambda tensor: tensor.numpy()) for group in one]
 
 
 def _as_tensors(one: Any) -> Any:
-    return one if isinstance(one, ChipError) else _converted(one, torch.from_numpy)
+    return one if isinstance(one, ChipError) else [_converted(group, torch.from_numpy) for group in one]
 
 
 def _converted(group: EncodedGroup, convert: Any) -> EncodedGroup:

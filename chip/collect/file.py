@@ -123,11 +123,13 @@ def _divided(one: SecondMoments) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _parsed(header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Statistics, Provenance]:
-    names = dict.fromkeys(key.split("/")[1] for key in tensors if key.startswith("pooled/"))
-    pooled = {name: PooledSums(*(tensors[f"pooled/{name}/{part}"] for part in _POOLED)) for name in sorted(names)}
-    answer, image = (_moments(tensors, header["moments"], kind) for kind in _KINDS)
     nodes = tuple(map(tuple, json.loads(tensors["nodes"].numpy().tobytes())))
-    statistics = Statistics(nodes, header["alpha"], pooled, answer, image)
+    names = dict.fromkeys(key.split("/")[1] for key in tensors if key.startswith("pooled/"))
+    pooled = {name: _pooled(tensors, name, len(nodes)) for name in sorted(names)}
+    answer, image = (_moments(tensors, header["moments"], kind) for kind in _KINDS)
+    alpha = header["alpha"]
+    _hold(isinstance(alpha, int | float) and 0 <= alpha <= 1, "alpha is no weight")
+    statistics = Statistics(nodes, float(alpha), pooled, answer, image)
     records = tuple(digest.tobytes().hex() for digest in tensors["records"].numpy())
     levels = tuple(header["levels"])
     return statistics, Provenance(
@@ -135,12 +137,30 @@ def _parsed(header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Statist
     )
 
 
+def _pooled(tensors: Mapping[str, Tensor], name: str, nodes: int) -> PooledSums:
+    total, absolute, count = (tensors[f"pooled/{name}/{part}"] for part in _POOLED)
+    _hold(total.shape == absolute.shape and total.dim() == 2, f"the sums at {name} are of different shapes")
+    _hold(len(total) == nodes and count.shape == (nodes,), f"the sums at {name} are of other nodes")
+    _hold(bool((count >= 0).all()), f"a count at {name} is negative")
+    return PooledSums(total, absolute, count)
+
+
 def _moments(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], kind: str) -> dict[str, SecondMoments]:
     found: dict[str, SecondMoments] = {}
     for key in sorted(key for key in numbers if key.startswith(f"{kind}/")):
-        name, held = key.removeprefix(f"{kind}/"), numbers[key]
-        if f"{key}/rows" in tensors:
-            found[name] = Sketch(tensors[f"{key}/rows"], tensors[f"{key}/total"], **held)
-        else:
-            found[name] = Moments(tensors[f"{key}/outer"], tensors[f"{key}/total"], **held)
+        name, held, total = key.removeprefix(f"{kind}/"), numbers[key], tensors[f"{key}/total"]
+        sketched = f"{key}/rows" in tensors
+        main = tensors[f"{key}/rows" if sketched else f"{key}/outer"]
+        _hold(main.dim() == 2 and total.shape == main.shape[1:], f"the second moment at {name} has another shape")
+        _hold(sketched or main.shape[0] == main.shape[1], f"the second moment at {name} is not square")
+        _hold(all(bool(one.isfinite().all()) for one in (main, total)), f"the second moment at {name} is not finite")
+        _hold(isinstance(held["count"], int) and held["count"] >= 0, f"the count at {name} is none")
+        _hold(all(isinstance(number, int | float) and number >= 0 for number in held.values()), f"numbers at {name}")
+        found[name] = Sketch(main, total, **held) if sketched else Moments(main, total, **held)
     return found
+
+
+def _hold(true: bool, otherwise: str) -> None:
+    """Raise ValueError where a file does not hold what it must."""
+    if not true:
+        raise ValueError(otherwise)

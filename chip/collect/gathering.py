@@ -1,14 +1,13 @@
 """Collecting from a data set: groups are planned, encoded ahead, cut into chunks that fit, run and added up."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-
-import torch
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain
 
 from chip.collect.collector import Collector
 from chip.collect.feeding import Feed, lost_workers_told
-from chip.collect.grouping import EncodedGroup, chunks, plan_groups
-from chip.collect.passes import ran_out_of_memory
+from chip.collect.fitting import Notice, run_fitting
+from chip.collect.grouping import EncodedGroup, plan_groups
 from chip.collect.resume import Partial, PartialFile
 from chip.collect.statistics import Statistics, Wanted
 from chip.collect.team import Team
@@ -17,16 +16,11 @@ from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
 from chip.progress import Track, silent
 
-Notice = Callable[[str], None]
-
 BATCH_TOKENS = 1536
 """Tokens a pass where nobody chooses: larger batches are no faster on a CPU, and smaller ones are on no accelerator."""
 
 WINDOW = 16
 """Groups that are looked at together, to put those of like length into one batch."""
-
-_FEWEST_TOKENS = 64
-"""Where passes of no more tokens than these do not fit, nothing will."""
 
 
 def collect(
@@ -52,70 +46,44 @@ def collect(
     are exact. counted_images: digests of images that the image moments hold already. partial: where
     progress is kept, and taken up again. In a team, the statistics are the whole where the first process is.
     """
-    team = team or Team()
-    collector = Collector(loaded, sorted({record.path for record in records}), wanted, alpha, sketched)
+    team, sketched, done = team or Team(), dict(sketched or {}), 0
     groups = team.share(plan_groups(records, loaded.prompts.head, counted_images))
-    done = 0
-    if partial is not None and (kept := partial.read()) is not None:
+    nodes = sorted({record.path for record in records})
+    kept = None if partial is None else partial.read(notice)
+    collector = Collector(loaded, nodes, wanted, alpha, sketched if kept is None else kept.sketched)
+    if partial is not None and kept is not None:
+        done, batch_tokens, sketched = kept.windows, kept.batch_tokens, kept.sketched
         try:
             collector.restore(kept.states)
+            if (done - 1) * WINDOW >= len(groups):
+                raise ChipError("it is further than the collection goes")
         except ChipError as problem:
             raise partial.damaged(problem) from problem
-        done, batch_tokens = kept.windows, kept.batch_tokens
         notice(f"an interrupted collection goes on: {min(done * WINDOW, len(groups))} of {len(groups)} groups are done")
+
+    def add(chunk: Sequence[EncodedGroup], tokens: int) -> None:
+        collector.add(chunk, records, tokens)
+
+    def line(group: EncodedGroup) -> str:
+        return f" (on line {records[group.group.records[0]].line})"
+
     feed = Feed(groups[done * WINDOW :], records, loaded.prompts, loaded.longest_sharing, workers=workers)
     with lost_workers_told():
         for number, window in enumerate(windows(track(feed, doing)), start=done + 1):
-            batch_tokens = add_window(collector, window, records, batch_tokens, notice)
+            batch_tokens = run_fitting(window, batch_tokens, add, notice, line)
             if partial is not None and partial.due:
-                partial.write(Partial(number, batch_tokens, collector.states()))
+                partial.write(Partial(number, batch_tokens, sketched, collector.states()))
     collector.combine(team)
-    return collector.statistics()
+    return collector.statistics() if team.leads else Statistics((), alpha, {}, {}, {})
 
 
-def windows(feed: Iterable[EncodedGroup]) -> Iterator[list[EncodedGroup]]:
-    """The groups in order, WINDOW at a time."""
-    window: list[EncodedGroup] = []
-    for group in feed:
-        window.append(group)
+def windows(feed: Iterable[Sequence[EncodedGroup]]) -> Iterator[list[EncodedGroup]]:
+    """The groups in order, those of WINDOW planned ones at a time."""
+    window: list[Sequence[EncodedGroup]] = []
+    for groups in feed:
+        window.append(groups)
         if len(window) == WINDOW:
-            yield window
+            yield list(chain.from_iterable(window))
             window = []
     if window:
-        yield window
-
-
-def add_window(
-    collector: Collector, window: Sequence[EncodedGroup], records: Sequence[Record], budget: int, notice: Notice
-) -> int:
-    """Run a window in chunks, smaller ones from where memory runs out; returns the budget that was last enough.
-
-    Raises ChipError where memory does not even hold the smallest pass.
-    """
-    left = list(chunks(window, budget))
-    while left:
-        chunk = left.pop(0)
-        if _fits(collector, chunk, records, budget):
-            continue
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        budget //= 2
-        if budget < _FEWEST_TOKENS:
-            line = records[chunk[0].group.records[0]].line
-            raise ChipError(
-                f"memory ran out with a record at a time (on line {line}): "
-                "use a smaller --dtype, less --statistics-memory or another --device"
-            )
-        notice(f"memory ran out: passes of at most {budget} tokens from here on")
-        left = list(chunks([group for one in (chunk, *left) for group in one], budget))
-    return budget
-
-
-def _fits(collector: Collector, chunk: Sequence[EncodedGroup], records: Sequence[Record], budget: int) -> bool:
-    try:
-        collector.add(chunk, records, budget)
-    except RuntimeError as problem:
-        if not ran_out_of_memory(problem):
-            raise
-        return False
-    return True
+        yield list(chain.from_iterable(window))

@@ -63,15 +63,27 @@ def plan_groups(records: Sequence[Record], head: int, counted: Set[str] = frozen
     return list(_first_seen(groups, counted))
 
 
-def encode_group(group: Group, records: Sequence[Record], prompts: Prompts, longest: int) -> EncodedGroup:
-    """Encode a group's records; images are decoded once. Where one has more than `longest` tokens, none shares.
+def encode_group(group: Group, records: Sequence[Record], prompts: Prompts, longest: int) -> list[EncodedGroup]:
+    """Encode a group's records; images are decoded once. Records of more than `longest` tokens run whole, beside it.
 
     Raises ChipError, naming a line, where a record cannot be encoded.
     """
-    encoded = prompts.encode_together(_of(records, group))
-    shared = shared_prefix(encoded, prompts.image_token_id) if max(map(len, encoded)) <= longest else 0
-    first, *others = encoded
-    return EncodedGroup(group, (first, *(replace(one, pixels=first.pixels) for one in others)), shared)
+    first, *others = prompts.encode_together(_of(records, group))
+    encoded = [first, *(replace(one, pixels=first.pixels) for one in others)]
+    sharing = [place for place, one in enumerate(encoded) if len(one) <= longest]
+    shared = shared_prefix([encoded[place] for place in sharing], prompts.image_token_id)
+    if not shared or len(sharing) == len(encoded):
+        return [EncodedGroup(group, tuple(encoded), shared)]
+    apart = [place for place in range(len(encoded)) if place not in set(sharing)]
+    parts = ((sharing, shared, group.fresh), (apart, 0, frozenset[str]()))
+    return [
+        EncodedGroup(
+            Group(tuple(group.records[place] for place in places), group.images, fresh),
+            tuple(encoded[place] for place in places),
+            prefix,
+        )
+        for places, prefix, fresh in parts
+    ]
 
 
 def shared_prefix(encoded: Sequence[Encoded], image_token_id: int | None) -> int:

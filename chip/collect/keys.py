@@ -3,19 +3,22 @@
 Only for what is few: a target's records, the images shown in their place, and the images they are compared with.
 """
 
+import warnings
 from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from chip.collect.grouping import EncodedGroup, chunks, encode_group, plan_groups
+from chip.collect.fitting import Notice, run_fitting
+from chip.collect.grouping import EncodedGroup, encode_group, plan_groups
 from chip.collect.layout import Pass
-from chip.collect.passes import Watch, run_chunk
+from chip.collect.passes import run_chunk
 from chip.collect.statistics import accumulator_dtype
 from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
-from chip.models.sites import Site
+from chip.models.sites import Site, Watcher
 
 Take = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,7 +28,7 @@ def encode_all(
 ) -> list[EncodedGroup]:
     """Records encoded in groups that run together; for the few whose keys are taken, and taken again at every site."""
     plan = plan_groups(records, loaded.prompts.head, counted_images)
-    return [encode_group(group, records, loaded.prompts, loaded.longest_sharing) for group in plan]
+    return [one for group in plan for one in encode_group(group, records, loaded.prompts, loaded.longest_sharing)]
 
 
 def answer_counts(groups: Sequence[EncodedGroup]) -> list[int]:
@@ -37,26 +40,36 @@ def answer_counts(groups: Sequence[EncodedGroup]) -> list[int]:
 
 
 def answer_inputs(
-    loaded: LoadedModel, groups: Sequence[EncodedGroup], sites: Sequence[Site], batch_tokens: int
+    loaded: LoadedModel,
+    groups: Sequence[EncodedGroup],
+    sites: Sequence[Site],
+    batch_tokens: int,
+    notice: Notice = warnings.warn,
 ) -> dict[str, Tensor]:
     """What enters each language site at the answer positions, (T, d) by site name, in the order of the records."""
-    return _gather(loaded, groups, sites, batch_tokens, lambda given, _: given)
+    return _gather(loaded, groups, sites, batch_tokens, notice, lambda given, _: given)
 
 
 def answer_outputs(
-    loaded: LoadedModel, groups: Sequence[EncodedGroup], sites: Sequence[Site], batch_tokens: int
+    loaded: LoadedModel,
+    groups: Sequence[EncodedGroup],
+    sites: Sequence[Site],
+    batch_tokens: int,
+    notice: Notice = warnings.warn,
 ) -> dict[str, Tensor]:
     """What leaves each language site (its bias included) at the answer positions, (T, D) by site name."""
-    return _gather(loaded, groups, sites, batch_tokens, lambda _, output: output)
+    return _gather(loaded, groups, sites, batch_tokens, notice, lambda _, output: output)
 
 
-def image_inputs(loaded: LoadedModel, records: Sequence[Record], site: Site, batch_tokens: int) -> dict[str, Tensor]:
+def image_inputs(
+    loaded: LoadedModel, records: Sequence[Record], site: Site, batch_tokens: int, notice: Notice = warnings.warn
+) -> dict[str, Tensor]:
     """What enters a projector site for each distinct image that the records show: (tokens, d) by the image's digest."""
     first = {group.images: group.records[0] for group in reversed(plan_groups(records, 0)) if group.images}
     groups = encode_all(loaded, [records[position] for position in sorted(first.values())])
     found: dict[str, Tensor] = {}
 
-    def watch(_: Site, one: Pass) -> Watch:
+    def watch(_: Site, one: Pass) -> Watcher:
         def keep(given: Tensor, output: Tensor) -> None:
             rows = _finite(site.name, given.flatten(0, -2)).to(accumulator_dtype(given.device))
             if one.images is not None:
@@ -65,34 +78,55 @@ def image_inputs(loaded: LoadedModel, records: Sequence[Record], site: Site, bat
 
         return keep
 
-    for chunk in chunks(groups, batch_tokens):
-        run_chunk(loaded, chunk, batch_tokens, [site], watch)
+    # What a chunk that does not fit has left is found again, and the same.
+    run_fitting(groups, batch_tokens, lambda chunk, tokens: run_chunk(loaded, chunk, tokens, [site], watch), notice)
     return found
 
 
+@dataclass
+class _Rows:
+    """Rows at one site as they come, and the record that each belongs to."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    records: list[Tensor] = field(default_factory=list)
+
+    def in_order(self) -> Tensor:
+        """All rows, put into the order of the records."""
+        order = torch.cat(self.records).argsort(stable=True)
+        return torch.cat(self.rows)[order.to(self.rows[0].device)]
+
+
 def _gather(
-    loaded: LoadedModel, groups: Sequence[EncodedGroup], sites: Sequence[Site], batch_tokens: int, take: Take
+    loaded: LoadedModel,
+    groups: Sequence[EncodedGroup],
+    sites: Sequence[Site],
+    batch_tokens: int,
+    notice: Notice,
+    take: Take,
 ) -> dict[str, Tensor]:
     """Rows at the answer positions, put back into the order of the records."""
-    found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    owners: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    for chunk in chunks(groups, batch_tokens):
-        positions = torch.tensor([position for group in chunk for position in group.group.records])
+    found = {site.name: _Rows() for site in sites}
 
-        def watch(site: Site, one: Pass, positions: Tensor = positions) -> Watch:
+    def attempt(chunk: Sequence[EncodedGroup], tokens: int) -> None:
+        positions = torch.tensor([position for group in chunk for position in group.group.records])
+        here = {site.name: _Rows() for site in sites}
+
+        def watch(site: Site, one: Pass) -> Watcher:
             def keep(given: Tensor, output: Tensor) -> None:
                 rows = take(given, output).flatten(0, -2)
-                found[site.name].append(rows[one.answers.to(rows.device)])
-                owners[site.name].append(positions[one.answer_members.cpu()])
+                here[site.name].rows.append(rows[one.answers.to(rows.device)])
+                here[site.name].records.append(positions[one.answer_members.cpu()])
 
             return keep
 
-        run_chunk(loaded, chunk, batch_tokens, sites, watch)
+        run_chunk(loaded, chunk, tokens, sites, watch)
+        for name, one in here.items():
+            found[name].rows += one.rows
+            found[name].records += one.records
+
+    run_fitting(groups, batch_tokens, attempt, notice)
     return {
-        name: _finite(name, torch.cat(rows)[torch.cat(owners[name]).argsort(stable=True).to(rows[0].device)]).to(
-            accumulator_dtype(rows[0].device)
-        )
-        for name, rows in found.items()
+        name: _finite(name, one.in_order()).to(accumulator_dtype(one.rows[0].device)) for name, one in found.items()
     }
 
 

@@ -5,6 +5,7 @@ follows, the *suffixes* of its records, runs packed into rows after it, where ea
 record alone. Attention being causal, neither can tell that it was not run whole. Every other record runs *whole*.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -57,18 +58,6 @@ class ImageRows:
         owned = [sum(sizes[end - count : end]) for end, count in zip(ends, self.owners, strict=True)]
         return torch.stack([part.mean(0) for part in rows.split(owned)])
 
-    def fresh(self, rows: int, site: str) -> tuple[list[int], list[int]]:
-        """The rows of the images that count in the image moments, and the member that each belongs to."""
-        found: list[int] = []
-        members: list[int] = []
-        start = 0
-        for size, image in zip(self.sizes(rows, site), self.images, strict=True):
-            if image.counts:
-                found += range(start, start + size)
-                members += [image.member] * size
-            start += size
-        return found, members
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
@@ -114,10 +103,13 @@ class SuffixPass(Pass):
     rows: tuple[int, ...]
 
 
-def lay_out(groups: Sequence[EncodedGroup], prompts: Prompts, device: torch.device, budget: int) -> Iterator[Pass]:
+def lay_out(
+    groups: Sequence[EncodedGroup], prompts: Prompts, device: torch.device, budget: int, longest: int = sys.maxsize
+) -> Iterator[Pass]:
     """The passes of a chunk: the prefixes, then the suffixes that follow them, then the records that run whole.
 
-    budget: tokens a pass, padding included, where it holds more than one row.
+    budget: tokens a pass, padding included, where it holds more than one row. longest: a record of more tokens runs
+    by itself.
     """
     whole: list[_Whole] = []
     sharing: list[tuple[EncodedGroup, range]] = []
@@ -137,8 +129,11 @@ def lay_out(groups: Sequence[EncodedGroup], prompts: Prompts, device: torch.devi
         width = max(group.shared for group, _ in sharing)
         for suffixes in _budgeted(packed, budget):
             yield _suffix_pass(suffixes, width, prompts.padding, device)
-    for records in _budgeted(whole, budget):
+    for records in _budgeted([row for row in whole if row.length <= longest], budget):
         yield _whole_pass(records, prompts, device)
+    for row in whole:
+        if row.length > longest:
+            yield _whole_pass([row], prompts, device)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ A request needs the moments of some records beside those of all: the target's, t
 Here alone is it decided what exact moments and sketches do with one another.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from chip.collect.fitting import Notice
 from chip.collect.gathering import collect
 from chip.collect.sketch import FrequentDirections, Sketch, downdated, sketch_of
 from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statistics, Wanted
@@ -32,12 +34,13 @@ def collect_parts(
     batch_tokens: int,
     track: Track = silent,
     doing: str = "collecting statistics",
+    notice: Notice = warnings.warn,
 ) -> Mapping[str, SecondMoments]:
     """Sums over the answer tokens of records that belong to `totals`, by site name, each in the form of its total."""
     sketched = {name: _rows_beside(total) for name, total in totals.items() if isinstance(total, Sketch)}
     wanted = Wanted(answer=tuple(totals))
     return collect(
-        loaded, records, wanted, sketched=sketched, batch_tokens=batch_tokens, track=track, doing=doing
+        loaded, records, wanted, sketched=sketched, batch_tokens=batch_tokens, track=track, doing=doing, notice=notice
     ).answer
 
 

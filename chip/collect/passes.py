@@ -4,7 +4,6 @@ A pass ends at the last site that anybody watches: nothing after it is computed,
 leading tokens of a prefix pass leave in the attention's cache, suffix passes continue from (`chip.collect.layout`).
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -18,16 +17,10 @@ from transformers.cache_utils import DynamicLayer
 from chip.collect.grouping import EncodedGroup
 from chip.collect.layout import Pass, PrefixPass, SuffixPass, lay_out
 from chip.models.loading import LoadedModel
-from chip.models.sites import Site
-
-Watch = Callable[[Tensor, Tensor], None]
-"""Takes a site's input and output: (B, S, d) and (B, S, D) at language and attention sites; at projector and vision
-sites the rows of the pass's images in order, (..., d) and (..., D)."""
+from chip.models.sites import Site, Watcher
 
 SEEING = ("projector", "vision")
 """The roles that are reached by passes with images only."""
-
-_OUT_OF_MEMORY = re.compile("not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
 
 
 @dataclass
@@ -63,11 +56,11 @@ def run_chunk(
     groups: Sequence[EncodedGroup],
     batch_tokens: int,
     sites: Collection[Site],
-    watch: Callable[[Site, Pass], Watch | None],
+    watch: Callable[[Site, Pass], Watcher | None],
 ) -> None:
     """Run groups in passes of at most so many tokens; `watch` says who looks at a site during a pass, if anybody."""
     prefixes = Prefixes()
-    for one in lay_out(groups, loaded.prompts, loaded.device, batch_tokens):
+    for one in lay_out(groups, loaded.prompts, loaded.device, batch_tokens, loaded.longest_together):
         watches = {site: found for site in sites if (found := watch(site, one)) is not None}
         if isinstance(one, PrefixPass):
             # The suffixes need the keys and values of every layer up to the last that anybody watches.
@@ -82,12 +75,7 @@ def run_chunk(
             _run(loaded, one.inputs, watches, images=one.images is not None)
 
 
-def ran_out_of_memory(problem: RuntimeError) -> bool:
-    """Whether a forward pass failed for want of memory, on an accelerator or on the CPU."""
-    return isinstance(problem, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(problem)))
-
-
-def _run_prefix(loaded: LoadedModel, prefix: PrefixPass, watches: Mapping[Site, Watch]) -> Prefixes:
+def _run_prefix(loaded: LoadedModel, prefix: PrefixPass, watches: Mapping[Site, Watcher]) -> Prefixes:
     """Run the tokens that several records share, and keep what their continuations need."""
     left = Prefixes()
     # Families with two-dimensional positions note here what the last images that they saw did to them.
@@ -100,7 +88,7 @@ def _run_prefix(loaded: LoadedModel, prefix: PrefixPass, watches: Mapping[Site, 
     return left
 
 
-def _run_suffix(loaded: LoadedModel, suffix: SuffixPass, prefixes: Prefixes, watches: Mapping[Site, Watch]) -> None:
+def _run_suffix(loaded: LoadedModel, suffix: SuffixPass, prefixes: Prefixes, watches: Mapping[Site, Watcher]) -> None:
     """Run what follows the prefixes, each row from a copy of its own prefix's keys and values."""
     positions, visible = suffix.inputs["position_ids"], suffix.inputs["attention_mask"]
     if prefixes.offsets is not None:
@@ -115,7 +103,7 @@ def _run_suffix(loaded: LoadedModel, suffix: SuffixPass, prefixes: Prefixes, wat
 def _run(
     loaded: LoadedModel,
     inputs: Mapping[str, Tensor],
-    watches: Mapping[Site, Watch],
+    watches: Mapping[Site, Watcher],
     *,
     images: bool,
     cache: DynamicCache | None = None,
@@ -142,7 +130,7 @@ def _nothing(given: Tensor, output: Tensor) -> None:
     """Watch a site only so that a pass runs as far."""
 
 
-def _ending(watch: Watch) -> Watch:
+def _ending(watch: Watcher) -> Watcher:
     def watched(given: Tensor, output: Tensor) -> None:
         watch(given, output)
         raise _PassedLastSite

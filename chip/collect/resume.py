@@ -7,6 +7,7 @@ It may hold single activations as they came: mode 0600, and gone as soon as the 
 import glob
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,12 @@ _SHARE = 20
 
 @dataclass(frozen=True)
 class Partial:
-    """How far a collection has come: windows that are done, tokens a pass, and the accumulators by site."""
+    """How far a collection has come: windows that are done, tokens a pass, rows of the sketches by site, and the
+    accumulators."""
 
     windows: int
     batch_tokens: int
+    sketched: dict[str, int]
     states: dict[str, State]
 
 
@@ -41,8 +44,8 @@ class PartialFile:
         self._seconds = seconds
         self._next = time.monotonic() + seconds
 
-    def read(self) -> Partial | None:
-        """Where the same collection left off; None where there is nothing, or it was of something else.
+    def read(self, notice: Callable[[str], None]) -> Partial | None:
+        """Where the same collection left off; None where there is nothing, or, with a notice, only of something else.
 
         Raises ChipError where the file is damaged.
         """
@@ -52,8 +55,13 @@ class PartialFile:
             with safetensors.safe_open(self.path, framework="pt") as handle:
                 header = json.loads((handle.metadata() or {})["chip"])
             if header["format"] != FORMAT or header["identity"] != self.identity:
+                notice(f"{self.path.name} holds the progress of another collection, which is dropped")
                 return None
-            return Partial(header["windows"], header["batch_tokens"], _states(load_file(self.path), header["numbers"]))
+            counts = (header["windows"], header["batch_tokens"], *header["sketched"].values())
+            if not all(type(count) is int and count > 0 for count in counts):
+                raise ValueError("a count is none")
+            states = _states(load_file(self.path), header["numbers"])
+            return Partial(header["windows"], header["batch_tokens"], header["sketched"], states)
         except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
             raise self.damaged(problem) from problem
 
@@ -74,6 +82,7 @@ class PartialFile:
             "identity": self.identity,
             "windows": partial.windows,
             "batch_tokens": partial.batch_tokens,
+            "sketched": partial.sketched,
             "numbers": {site: dict(one.numbers) for site, one in partial.states.items()},
         }
         with private_file(self.path) as path:

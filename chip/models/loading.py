@@ -27,6 +27,7 @@ from chip.models.sites import Site, find_sites
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MASKED_ATTENTION = ("sdpa", "eager")
+_LENGTHENING_ROPES = ("dynamic", "longrope")
 _WEIGHTS_SHARE = 0.8
 """How much of a GPU's free memory weights may fill: the rest is for activations and sums."""
 
@@ -60,7 +61,21 @@ class LoadedModel:
         kinds = getattr(text, "layer_types", None)
         slides = "sliding_attention" in kinds if kinds else getattr(text, "use_sliding_window", True)
         window = getattr(text, "sliding_window", None)
-        return int(window) if slides and window else sys.maxsize
+        return min(int(window) if slides and window else sys.maxsize, self.longest_together)
+
+    @property
+    def longest_together(self) -> int:
+        """The most tokens of a record that may run beside others: some rotary positions turn slower for all that is in
+        a pass as soon as one record in it is longer than the model was first trained for."""
+        text = self.model.config.get_text_config()
+        given = getattr(text, "rope_parameters", None) or {}
+        ropes = [given] if "rope_type" in given else [one for one in given.values() if isinstance(one, dict)]
+        first = [
+            int(rope.get("original_max_position_embeddings") or text.max_position_embeddings)
+            for rope in ropes
+            if rope.get("rope_type") in _LENGTHENING_ROPES
+        ]
+        return min(first, default=sys.maxsize)
 
 
 def resolve_model(name: str | Path) -> Path:

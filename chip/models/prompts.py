@@ -96,20 +96,12 @@ class _Once:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._image_processor, name)
 
-    def forget(self) -> None:
-        """Let go of the images."""
-        self._shown, self._made = None, {}
-
 
 class Prompts:
     """Encodes records with a processor (images and text) or a plain tokenizer (text only)."""
 
     def __init__(self, processor: Any, image_token_id: int | None, inputs: Inputs | None = None) -> None:
         self.processor = processor
-        self._once: _Once | None = None
-        if hasattr(processor, "image_processor"):
-            # Only for as long as several records of the same images are encoded; see `encode_together`.
-            self._once = _Once(processor.image_processor)
         self.inputs = inputs or Inputs()
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.sees = hasattr(processor, "image_processor")
@@ -163,14 +155,14 @@ class Prompts:
         Raises ChipError as `encode` does.
         """
         opened = [open_image(path, records[0].line) for path in records[0].images] if self.sees else []
-        if self._once is None or not opened:
+        if not opened:
             return [self._encode(record, record.images, opened) for record in records]
-        self.processor.image_processor, kept = self._once, self.processor.image_processor
+        kept = self.processor.image_processor
+        self.processor.image_processor = _Once(kept)
         try:
             return [self._encode(record, record.images, opened) for record in records]
         finally:
             self.processor.image_processor = kept
-            self._once.forget()
 
     def _encode(self, record: Record, images: tuple[Path, ...], opened: Sequence[Image.Image] | None = None) -> Encoded:
         if images and not self.sees:

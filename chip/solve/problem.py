@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chip.collect import BATCH_TOKENS, Statistics, Wanted
+from chip.collect.fitting import Notice
 from chip.edit import Change, Edit
 from chip.errors import ChipError
 from chip.hierarchy import Hierarchy, Record, Split
@@ -40,6 +42,7 @@ class Problem:
     counted: frozenset[int]
     batch_tokens: int = BATCH_TOKENS
     track: Track = silent
+    notice: Notice = warnings.warn
 
     def records(self, positions: Sequence[int]) -> list[Record]:
         return [self.hierarchy.records[i] for i in positions]

@@ -87,7 +87,7 @@ def solve_oblique(problem: Problem) -> Solved:
                 _apply(problem, site, _solve_images(problem, site), changes, reports)
         encoded = encode_all(problem.loaded, problem.records(problem.split.target))
         for site in problem.track(answer_sites, "solving site by site"):
-            keys = answer_inputs(problem.loaded, encoded, [site], problem.batch_tokens)[site.name]
+            keys = answer_inputs(problem.loaded, encoded, [site], problem.batch_tokens, problem.notice)[site.name]
             weight = site.weight(problem.loaded.model).to(keys.dtype)
             retain, comparison = kept[site.name]
             toward_mean = (weight @ retain.mean.to(weight)).expand(len(keys), -1)
@@ -139,11 +139,14 @@ def _answer_moments(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[
 
     def moments(positions: Sequence[int], doing: str) -> Mapping[str, SecondMoments]:
         records, size, track = problem.records(positions), problem.batch_tokens, problem.track
-        return collect_parts(problem.loaded, records, totals, batch_tokens=size, track=track, doing=doing)
+        return collect_parts(
+            problem.loaded, records, totals, batch_tokens=size, track=track, doing=doing, notice=problem.notice
+        )
 
     split = problem.split
-    target = moments(problem.among_counted(split.target), "running the target's records")
-    retain = {name: without(total, target[name]) for name, total in totals.items()}
+    target = dict(moments(problem.among_counted(split.target), "running the target's records"))
+    # Each of these may be as large as the total: a target's is let go as soon as it is taken off.
+    retain = {name: without(total, target.pop(name)) for name, total in totals.items()}
     compared = problem.among_counted(split.comparison)
     if compared == problem.among_counted(split.retain):
         return {name: (one, one) for name, one in retain.items()}
@@ -169,7 +172,7 @@ def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple
         # One record a picture that it is shown with: those with the same picture run together.
         shown = [_shown_with_others(record, near, far, problem.settings.unknown_images, draw) for record in block]
         encoded = encode_all(problem.loaded, [one for variants in shown for one in variants])
-        found = answer_outputs(problem.loaded, encoded, sites, problem.batch_tokens)
+        found = answer_outputs(problem.loaded, encoded, sites, problem.batch_tokens, problem.notice)
         counts, sizes = iter(answer_counts(encoded)), []
         for record, variants in zip(block, shown, strict=True):
             sizes.append(tuple(next(counts) for _ in variants))
@@ -206,9 +209,9 @@ def _distinct_images(records: Sequence[Record]) -> dict[str, Path]:
 def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     """Image keys: the target's images are sent to the mean of the comparison's, token by token where counts agree."""
     size, images = problem.batch_tokens, divide_images(problem.hierarchy, problem.split)
-    target = image_inputs(problem.loaded, problem.records(problem.split.target), site, size)
+    target = image_inputs(problem.loaded, problem.records(problem.split.target), site, size, problem.notice)
     owned = [rows for digest, rows in target.items() if digest in images.owned]
-    others = image_inputs(problem.loaded, problem.records(images.comparison_records), site, size)
+    others = image_inputs(problem.loaded, problem.records(images.comparison_records), site, size, problem.notice)
     compared = [rows for digest, rows in others.items() if digest in images.comparison]
     keys, total = torch.cat(owned), problem.statistics.image[site.name]
     counted = set(_distinct_images(problem.records(sorted(problem.counted))))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from chip.collect import Statistics, Wanted
-from chip.collect.gathering import Notice
+from chip.collect.fitting import Notice
 from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.collect.team import Team, joined, own_device
 from chip.errors import ChipError

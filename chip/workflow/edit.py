@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chip.collect.gathering import Notice
+from chip.collect.fitting import Notice
 from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.collect.team import launched
 from chip.edit import StagedCheckpoint, refuse_existing, save_edit
@@ -153,6 +153,7 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
             counted=frozenset(prepared.counted.positions),
             batch_tokens=prepared.collection.batch_tokens,
             track=track,
+            notice=notice,
         )
     )
     if request.dry_run:

@@ -13,7 +13,7 @@ from pathlib import Path
 from chip.collect import Statistics, added, collect, sketched_rows
 from chip.collect.budget import MOST_ROWS, plan_memory
 from chip.collect.file import Provenance, save_statistics
-from chip.collect.gathering import Notice
+from chip.collect.fitting import Notice
 from chip.collect.memory import choose_batch_tokens, moment_budget
 from chip.collect.resume import PartialFile
 from chip.collect.reuse import StatisticsSource
@@ -122,7 +122,7 @@ def obtain_statistics(
         loaded,
         missing,
         source.wanted,
-        alpha=alpha,
+        alpha=alpha if source.found is None else source.found.alpha,
         batch_tokens=collection.batch_tokens,
         workers=collection.workers,
         sketched=collection.sketched,
@@ -170,9 +170,11 @@ def _partial(
         asdict(source.wanted),
         source.missing,
         alpha,
-        collection.sketched,
         settings.batch_tokens,
+        settings.statistics_memory,
         [team.rank, team.size],
+        # What the memory that was free had room for may change; processes must nevertheless agree on it.
+        collection.sketched if team.size > 1 else None,
     ]
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     number = f"-{team.rank}-of-{team.size}" if team.size > 1 else ""
