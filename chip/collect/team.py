@@ -12,6 +12,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as distributed
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from chip.errors import ChipError
 from chip.progress import Item
@@ -123,7 +124,7 @@ def joined(device: torch.device) -> Iterator[Team]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store, rank, size = next(distributed.rendezvous("env://", timeout=JOINING))
+        store, rank, size = next(rendezvous("env://", timeout=JOINING))
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as problem:
         raise ChipError(
