@@ -49,6 +49,17 @@ def private_file(path: Path) -> Iterator[Path]:
             raise
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raise ChipError where `path` could not be written in the end, before anything is worked out for it."""
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ChipError(f"{path} cannot be written: {parent} is a file, not a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ChipError(f"{path} cannot be written: {parent} is read-only here")
+
+
 def refuse_foreign(path: Path) -> None:
     """Raise ChipError where `path` is a file that chip did not write: none is ever replaced."""
     if path.is_dir():

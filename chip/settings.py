@@ -144,7 +144,9 @@ class CollectSettings:
 
 
 def parse_roles(spelled: str) -> tuple[str, ...]:
-    """Roles of sites from `language,projector`, without repetition. Raises UsageError for what is no role."""
+    """Roles of sites from `language,projector`, without repetition; none from `none`. Raises UsageError otherwise."""
+    if spelled.strip() == "none":
+        return ()
     roles = tuple(dict.fromkeys(piece.strip() for piece in spelled.split(",")))
     for role in roles:
         _one_of("--sites", role, ROLES)

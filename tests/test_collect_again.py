@@ -65,13 +65,13 @@ class TestNewRecords:
         old = len(lines_of(data))
         (data / "records.jsonl").write_text("\n".join(lines) + "\n")
         prepared = prepare_collection(asked(llava_directory, data, out))
-        assert prepared.source.notice == f"{len(lines) - old} new records are collected and added to kept"
+        assert prepared.source.notice == f"{len(lines) - old} new records are collected, beside those in kept"
         run: list[int] = []
 
         def track(groups: Any, doing: str) -> Iterable[Any]:
-            for group in groups:
-                run.extend(group.group.records)
-                yield group
+            for together in groups:
+                run.extend(position for group in together for position in group.group.records)
+                yield together
 
         carry_out_collection(prepared, track)
         assert len(run) == len(lines) - old

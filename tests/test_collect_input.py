@@ -231,8 +231,15 @@ class TestRefused:
             write_image(data / "images/1.png", 99)
         else:
             out.write_bytes(out.read_bytes()[:5000])
+        before = out.read_bytes()
+        if what == "model":
+            with pytest.raises(
+                ChipError, match=r"holds other statistics \(they are of another model\); replace them with"
+            ):
+                prepare_collection(collecting(model, data, out))
+            assert out.read_bytes() == before
         for path in (out, fresh):
-            prepared = prepare_collection(collecting(model, data, path))
+            prepared = prepare_collection(replace(collecting(model, data, path), force=True))
             assert ("collected afresh" in prepared.source.notice) == (path == out)
             carry_out_collection(prepared)
         assert out.read_bytes() == fresh.read_bytes()

@@ -74,7 +74,7 @@ def ended(processes: list[Running]) -> list[tuple[int, str]]:
 def assert_one_sentence(said: str, sentence: str) -> None:
     """That, and what was announced before it; no traceback."""
     lines = [line for line in said.splitlines() if not line.startswith(("collecting statistics", "note: "))]
-    errors = [line for line in lines if " records to collect at " not in line]
+    errors = [line for line in lines if " records to collect" not in line]
     assert len(errors) == 1, said
     assert errors[0].startswith("chip: ")
     assert sentence in errors[0]

@@ -33,7 +33,7 @@ def collect(
     sites: Annotated[
         str,
         typer.Option(
-            help="Whose outputs are pooled, for chip: language, projector, vision, attention; or none.",
+            help="Pooled for --method chip: language, projector, vision, attention; or none.",
             envvar="CHIP_SITES",
         ),
     ] = _EDIT.sites,
@@ -45,6 +45,7 @@ def collect(
     statistics_memory: StatisticsMemory = None,
     max_records_per_node: MaxRecordsPerNode = None,
     save_every: SaveEvery = _STANDARD.save_every,
+    force: Annotated[bool, typer.Option(help="Replace statistics of another model or of other data.")] = False,
     json: Json = False,
 ) -> None:
     """Run every record once and keep the sums that edits need; holds node names, so mode 0600.
@@ -66,7 +67,7 @@ def collect(
 
     rank, processes = launched()
     printer = Printer(json, quiet=rank > 0)
-    prepared = prepare_collection(CollectRequest(model, data, out, settings, sites, alpha, device, dtype))
+    prepared = prepare_collection(CollectRequest(model, data, out, settings, sites, alpha, device, dtype, force))
     source = prepared.source
     if source.notice:
         printer.line(f"note: {source.notice}")

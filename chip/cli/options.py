@@ -18,10 +18,17 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", 
 BatchSize = Annotated[int, typer.Option(help="Records asked at once.", envvar="CHIP_BATCH_SIZE")]
 BatchTokens = Annotated[
     int | None,
-    typer.Option(help="Tokens a forward pass in collecting; from free memory by default.", envvar="CHIP_BATCH_TOKENS"),
+    typer.Option(
+        help="Tokens a forward pass in collecting; by default as many as help and fit, 1536 on a CPU.",
+        envvar="CHIP_BATCH_TOKENS",
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes that decode images ahead of the model.", envvar="CHIP_WORKERS")
+    int | None,
+    typer.Option(
+        help="Processes that decode images ahead of the model; by default few on a CPU, up to 8 beside a GPU.",
+        envvar="CHIP_WORKERS",
+    ),
 ]
 StatisticsMemory = Annotated[
     float | None,
@@ -32,10 +39,17 @@ StatisticsMemory = Annotated[
 ]
 MaxRecordsPerNode = Annotated[
     int | None,
-    typer.Option(help="Count at most so many records of a node, chosen by digest.", envvar="CHIP_MAX_RECORDS_PER_NODE"),
+    typer.Option(
+        help="Count at most so many records of a node: always the same ones, whatever their order.",
+        envvar="CHIP_MAX_RECORDS_PER_NODE",
+    ),
 ]
 SaveEvery = Annotated[
-    float, typer.Option(help="Seconds between two times that progress is kept.", envvar="CHIP_SAVE_EVERY")
+    float,
+    typer.Option(
+        help="Seconds between two times that progress is kept; 0: as often as a twentieth of the time allows.",
+        envvar="CHIP_SAVE_EVERY",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Draws whatever is drawn.", envvar="CHIP_SEED")]
 Alpha = Annotated[float, typer.Option(help="chip: weight of image tokens in a pooled activation.", envvar="CHIP_ALPHA")]

@@ -3,6 +3,7 @@
 Pure arithmetic over widths, so that a plan can say what a pass will take before anything is loaded.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,15 +35,16 @@ class MemoryPlan:
         exact = len(self.rows) - len(sketched)
         parts = [f"{exact} site{'s' * (exact != 1)} exact"] if exact or not sketched else []
         parts += [f"{len(sketched)} sketched with {max(sketched)} rows"] if sketched else []
-        return f"{', '.join(parts)}, {_in_words(self.cost)}"
+        return f"{', '.join(parts)}, {in_words(self.cost)}"
 
 
 def plan_memory(widths: Sequence[int], budget: int | None, dtype: torch.dtype) -> MemoryPlan:
     """Fit the second moments of sites with these numbers of inputs into `budget` bytes; None is no limit.
 
-    Where they do not all fit, every site gets the same ℓ, the largest multiple of `FEWEST_ROWS` that fits, and one of
-    at most 2ℓ inputs is exact, since that costs no more: so the widest are sketched first, and no site is sketched coarsely for another's
-    sake. What is left over, most of all where ℓ reaches `MOST_ROWS`, makes the narrowest sketched sites exact.
+    Where they do not all fit, every site gets the same ℓ, the largest multiple of `FEWEST_ROWS` that fits, and a site
+    of at most 2ℓ inputs is exact, since that costs no more: so the widest are sketched first, and no site is sketched
+    coarsely for another's sake. What is left over, most of all where ℓ reaches `MOST_ROWS`, makes the narrowest
+    sketched sites exact.
     Raises ChipError where not even `FEWEST_ROWS` rows fit.
     """
     size = torch.empty(0, dtype=dtype).element_size()
@@ -64,9 +66,9 @@ def plan_memory(widths: Sequence[int], budget: int | None, dtype: torch.dtype) -
     if not fitting:
         least = whole(planned(FEWEST_ROWS))
         raise ChipError(
-            f"--statistics-memory {_in_words(budget)} is too little: the second moments of {len(widths)} sites take "
-            f"{_in_words(whole(exact))} exactly, and {_in_words(least)} as sketches of {FEWEST_ROWS} rows; "
-            f"give at least {_in_words(least)}, or choose fewer --layers"
+            f"--statistics-memory {in_words(budget)} is too little: the second moments of {len(widths)} sites take "
+            f"{in_words(whole(exact))} exactly, and {in_words(least)} as sketches of {FEWEST_ROWS} rows; "
+            f"give --statistics-memory {math.ceil(least / 2**30 * 1e4) / 1e4:g} or more"
         )
     rows = planned(fitting[-1])
     for site in sorted(range(len(widths)), key=lambda one: widths[one]):
@@ -76,7 +78,7 @@ def plan_memory(widths: Sequence[int], budget: int | None, dtype: torch.dtype) -
     return MemoryPlan(tuple(rows), whole(rows))
 
 
-def _in_words(size: int) -> str:
+def in_words(size: int) -> str:
     """A number of bytes, such as `3.2 GiB`."""
     value, unit = float(size), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):

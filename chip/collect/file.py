@@ -13,13 +13,13 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from chip.collect.sketch import Sketch
 from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statistics
+from chip.collect.tensors import write_tensors
 from chip.errors import ChipError
-from chip.files import private_file
 
 FORMAT = "chip-statistics-2"
 
@@ -70,6 +70,10 @@ class Provenance:
             )
         return None
 
+    def related(self, other: "Provenance") -> bool:
+        """Whether these are statistics of the same model, and of some of the same records, before or after a change."""
+        return self.model == other.model and bool({*self.records} & {*other.records})
+
     def lacking(self, other: "Provenance") -> tuple[int, ...]:
         """Which of `other`'s records, by their place among them, these statistics do not count."""
         left = Counter(self.records)
@@ -97,9 +101,7 @@ def save_statistics(statistics: Statistics, provenance: Provenance, path: Path) 
     del header["records"]
     tensors["records"] = torch.tensor([list(bytes.fromhex(one)) for one in provenance.records], dtype=torch.uint8)
     tensors["nodes"] = torch.tensor(list(json.dumps(statistics.nodes, ensure_ascii=False).encode()), dtype=torch.uint8)
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with private_file(path) as partial:
-        save_file(contiguous, partial, {"chip": json.dumps(header, ensure_ascii=False)})
+    write_tensors(path, tensors, header)
 
 
 def load_statistics(path: Path) -> tuple[Statistics, Provenance]:

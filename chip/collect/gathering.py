@@ -59,7 +59,9 @@ def collect(
                 raise ChipError("it is further than the collection goes")
         except ChipError as problem:
             raise partial.damaged(problem) from problem
-        notice(f"an interrupted collection goes on: {min(done * WINDOW, len(groups))} of {len(groups)} groups are done")
+        who = f"process {team.rank}: " if team.size > 1 else ""
+        reached = f"{min(done * WINDOW, len(groups))} of {len(groups)} groups are done"
+        notice(f"{who}an interrupted collection goes on: {reached}")
 
     def add(chunk: Sequence[EncodedGroup], tokens: int) -> None:
         collector.add(chunk, records, tokens)
@@ -72,9 +74,17 @@ def collect(
         for number, window in enumerate(windows(track(feed, doing)), start=done + 1):
             batch_tokens = run_fitting(window, batch_tokens, add, notice, line)
             if partial is not None and partial.due:
-                partial.write(Partial(number, batch_tokens, sketched, collector.states()))
+                _keep(partial, Partial(number, batch_tokens, sketched, collector.states()), notice)
     collector.combine(team)
     return collector.statistics() if team.leads else Statistics((), alpha, {}, {}, {})
+
+
+def _keep(file: PartialFile, partial: Partial, notice: Notice) -> None:
+    """Keep the progress; a collection that cannot is still worth finishing."""
+    try:
+        file.write(partial)
+    except ChipError as problem:
+        notice(f"progress is not kept: {problem}")
 
 
 def windows(feed: Iterable[Sequence[EncodedGroup]]) -> Iterator[list[EncodedGroup]]:

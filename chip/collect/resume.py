@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from chip.collect.state import State
+from chip.collect.tensors import write_tensors
 from chip.errors import ChipError
-from chip.files import private_file
 
 FORMAT = "chip-partial-1"
 
@@ -85,15 +85,19 @@ class PartialFile:
             "sketched": partial.sketched,
             "numbers": {site: dict(one.numbers) for site, one in partial.states.items()},
         }
-        with private_file(self.path) as path:
-            save_file(tensors, path, {"chip": json.dumps(header)})
+        write_tensors(self.path, tensors, header)
         ended = time.monotonic()
         self._next = ended + max(self._seconds, _SHARE * (ended - began))
 
-    def remove(self) -> None:
-        """Forget the progress: the collection is done. What a killed process was about to keep goes with it."""
-        for path in (self.path, *self.path.parent.glob(f".{glob.escape(self.path.name)}.*")):
-            path.unlink(missing_ok=True)
+
+def remove_leftovers(path: Path) -> None:
+    """Forget all progress towards the statistics at `path`: this process's, that of teams of any size, and what killed
+    processes were about to write. To be called once nobody collects for it any more."""
+    name = glob.escape(path.name)
+    # The last two are the random names of files that were being written.
+    for pattern in (f".{name}.partial*", f"..{name}.partial*.????????", f".{name}.????????"):
+        for left in path.parent.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 def _states(tensors: dict[str, Tensor], numbers: dict[str, dict[str, int | float]]) -> dict[str, State]:

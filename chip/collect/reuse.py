@@ -13,7 +13,8 @@ class StatisticsSource:
     """Statistics that were found, and what is to be collected and added to them; where they are kept, and why.
 
     missing: places among the provenance's records of those that are still to be collected; all of them where nothing
-    was found. wanted: what is collected of them.
+    was found. wanted: what is collected of them. stranger: what the file at `path` holds that is nothing of the kind,
+    neither of this model nor of these records; empty where it may be replaced.
     """
 
     path: Path
@@ -22,6 +23,7 @@ class StatisticsSource:
     found: Statistics | None
     missing: tuple[int, ...]
     notice: str = ""
+    stranger: str = ""
 
 
 def find_statistics(
@@ -47,7 +49,8 @@ def find_statistics(
         if must_fit:
             raise ChipError(f"the statistics at {path} do not fit: {difference}; run `chip collect` again")
         notice = f"statistics are collected afresh: {difference}"
-        return StatisticsSource(path, provenance, needed, None, everything, notice)
+        stranger = "" if theirs.related(provenance) else difference
+        return StatisticsSource(path, provenance, needed, None, everything, notice, stranger)
     both = found.wanted | needed
     if not needed <= found.wanted:
         notice = f"statistics are collected again, with the sites that {path.name} lacks"
@@ -56,5 +59,5 @@ def find_statistics(
         notice = f"statistics are collected again: they hold alpha {found.alpha:g}, not {alpha:g}"
         return StatisticsSource(path, provenance, both, None, everything, notice)
     missing = theirs.lacking(provenance)
-    notice = f"{len(missing)} new records are collected and added to {path.name}" if missing else ""
+    notice = f"{len(missing)} new records are collected, beside those in {path.name}" if missing else ""
     return StatisticsSource(path, provenance, found.wanted, found, missing, notice)

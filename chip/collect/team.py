@@ -14,7 +14,7 @@ import torch.distributed as distributed
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from chip.errors import ChipError
+from chip.errors import ChipError, UsageError
 from chip.progress import Item
 
 _PATIENCE = timedelta(days=7)
@@ -81,8 +81,8 @@ class Team:
                 distributed.all_reduce(least, distributed.ReduceOp.MIN)
         return [int(number) for number in least]
 
-    def agree(self, digest: str, device: torch.device) -> None:
-        """Raise ChipError where the processes are not about to do the same, as their digests tell."""
+    def agree(self, digest: str, device: torch.device, otherwise: str) -> None:
+        """Raise ChipError, with the process's number before `otherwise`, where a digest is not that of process 0."""
         if self.size > 1:
             mine = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8, device=device)
             theirs = [torch.empty_like(mine) for _ in range(self.size)]
@@ -90,9 +90,7 @@ class Team:
                 distributed.all_gather(theirs, mine)
             odd = [number for number, one in enumerate(theirs) if not torch.equal(one, theirs[0])]
             if odd:
-                raise ChipError(
-                    f"process {odd[0]} was given another model, data or settings than process 0: start them alike"
-                )
+                raise ChipError(f"process {odd[0]} {otherwise}")
 
     def wait(self) -> None:
         """Wait until all processes have come here."""
@@ -103,7 +101,13 @@ class Team:
 
 def launched() -> tuple[int, int]:
     """This process's number and how many there are, as the launcher says; 0 of 1 where there is none."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    except ValueError as problem:
+        raise UsageError(f"RANK and WORLD_SIZE must be numbers, as torchrun sets them ({problem})") from problem
+    if not 0 <= rank < size:
+        raise UsageError(f"RANK {rank} of WORLD_SIZE {size} makes no sense; let torchrun set them")
+    return rank, size
 
 
 def own_device(name: str) -> str:
@@ -141,5 +145,7 @@ def joined(device: torch.device) -> Iterator[Team]:
 def _together() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError as problem:
+        raise ChipError("memory ran out while sums were added up: use less --statistics-memory") from problem
     except (RuntimeError, ValueError) as problem:
         raise ChipError(_LOST) from problem

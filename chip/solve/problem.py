@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from chip.collect import BATCH_TOKENS, Statistics, Wanted
 from chip.collect.fitting import Notice
 from chip.edit import Change, Edit
-from chip.errors import ChipError
+from chip.errors import ChipError, UsageError
 from chip.hierarchy import Hierarchy, Record, Split
 from chip.models.checkpoint import StoredTensor
 from chip.models.loading import LoadedModel
@@ -85,6 +85,8 @@ def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, .
     """
     layers = choose_layers(sites, settings.layers)
     if settings.method == "chip":
+        if not settings.roles:
+            raise UsageError("--sites none leaves --method chip nothing to edit")
         if settings.layers is None:
             layers = layers[-math.ceil(_CHIP_LAYERS_OF_28 * layer_count(sites) / 28) :]
         chosen = [s for s in sites if s.role in settings.roles and (s.role not in _LAYERED or s.layer in layers)]

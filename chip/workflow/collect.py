@@ -12,14 +12,14 @@ from chip.collect.fitting import Notice
 from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.collect.team import Team, joined, own_device
 from chip.errors import ChipError
-from chip.files import refuse_foreign
+from chip.files import refuse_foreign, refuse_unwritable
 from chip.hierarchy import Hierarchy
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model, resolve_model
 from chip.models.sites import Site
 from chip.progress import Track, silent
 from chip.records import read_records
-from chip.settings import CollectSettings, parse_roles
+from chip.settings import CollectSettings, EditSettings, parse_roles
 from chip.workflow.statistics import Collection, Counted, counted_records, obtain_statistics, plan_collection
 
 
@@ -35,6 +35,7 @@ class CollectRequest:
     alpha: float = 0.3
     device: str = "auto"
     dtype: str = "auto"
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,11 @@ class PreparedCollection:
 
 def prepare_collection(request: CollectRequest) -> PreparedCollection:
     """Read and check everything that a collection needs, and find what is there already. Writes nothing."""
-    roles = () if request.sites == "none" else parse_roles(request.sites)
+    roles = parse_roles(request.sites)
+    EditSettings(alpha=request.alpha)  # refuses what is no weight
     checkpoint, hierarchy = Checkpoint(resolve_model(request.model)), read_records(request.data)
     refuse_foreign(request.out)
+    refuse_unwritable(request.out)
     if request.out.resolve().is_relative_to(checkpoint.directory.resolve()):
         raise ChipError(
             f"{request.out} lies inside {checkpoint.directory}; statistics hold node names, keep them outside"
@@ -62,7 +65,11 @@ def prepare_collection(request: CollectRequest) -> PreparedCollection:
     counted = counted_records(hierarchy, checkpoint, loaded, request.settings)
     wanted = everything(loaded.sites, roles)
     source = find_statistics(request.out, counted.provenance, wanted, request.alpha, must_fit=False)
-    collection = plan_collection(loaded, source, request.settings)
+    if source.stranger and not request.force:
+        raise ChipError(
+            f"{request.out} holds other statistics ({source.stranger}); replace them with --force, or name another file"
+        )
+    collection = plan_collection(loaded, hierarchy, counted, source, request.settings)
     return PreparedCollection(request, loaded, hierarchy, counted, source, collection)
 
 
@@ -75,7 +82,7 @@ def carry_out_collection(
     """
     request = prepared.request
     with joined(prepared.loaded.device) as team:
-        team.agree(_digest(prepared), prepared.loaded.device)
+        _agree(prepared, team)
         return obtain_statistics(
             prepared.loaded,
             prepared.hierarchy,
@@ -91,10 +98,18 @@ def carry_out_collection(
         )
 
 
-def _digest(prepared: PreparedCollection) -> str:
-    """Of all in which processes that collect together have to agree."""
-    source = prepared.source
-    content = [prepared.counted.provenance.digest, asdict(source.wanted), source.missing, prepared.request.alpha]
+def _agree(prepared: PreparedCollection, team: Team) -> None:
+    """Raise ChipError where processes that are to collect together were given different things."""
+    source, request, device = prepared.source, prepared.request, prepared.loaded.device
+    asked = [prepared.counted.provenance.digest, request.sites, request.alpha]
+    team.agree(_digest(asked), device, "was given another model, data or settings than process 0: start them alike")
+    found = [asdict(source.wanted), source.missing]
+    team.agree(
+        _digest(found), device, f"does not find at {request.out} what process 0 finds: it must be on a disk they share"
+    )
+
+
+def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

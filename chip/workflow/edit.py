@@ -118,7 +118,7 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
         request.settings.alpha,
         must_fit=request.statistics is not None and request.statistics.exists(),
     )
-    collection = plan_collection(loaded, source, request.collecting)
+    collection = plan_collection(loaded, hierarchy, counted, source, request.collecting)
     plan = _plan(request, checkpoint, loaded, stored, hierarchy, split, source, collection, out)
     return PreparedEdit(request, checkpoint, loaded, stored, hierarchy, split, counted, source, collection, plan)
 

@@ -7,18 +7,20 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chip.collect import Statistics, added, collect, sketched_rows
-from chip.collect.budget import MOST_ROWS, plan_memory
+from chip.collect.budget import MOST_ROWS, MemoryPlan, in_words, plan_memory
 from chip.collect.file import Provenance, save_statistics
 from chip.collect.fitting import Notice
-from chip.collect.memory import choose_batch_tokens, moment_budget
-from chip.collect.resume import PartialFile
+from chip.collect.memory import choose_batch_tokens, free_memory, moment_budget
+from chip.collect.resume import PartialFile, remove_leftovers
 from chip.collect.reuse import StatisticsSource
 from chip.collect.statistics import accumulator_dtype
 from chip.collect.team import Team
+from chip.errors import ChipError
 from chip.hierarchy import Hierarchy, Record
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel
@@ -50,7 +52,8 @@ class Collection:
     @property
     def described(self) -> str:
         """One line for the plan."""
-        workers = f", {self.workers} processes encoding ahead" if self.workers else ""
+        several = "es" * (self.workers > 1)
+        workers = f", {self.workers} process{several} encoding ahead" if self.workers else ""
         return f"second moments: {self.moments}; {self.batch_tokens} tokens a pass{workers}"
 
 
@@ -58,6 +61,8 @@ def counted_records(
     hierarchy: Hierarchy, checkpoint: Checkpoint, loaded: LoadedModel, settings: CollectSettings
 ) -> Counted:
     """Which records count, with the digests that tie statistics to them and to the model."""
+    if not loaded.prompts.sees and (seen := next((one for one in hierarchy.records if one.images), None)):
+        raise ChipError(f"record on line {seen.line} shows an image, but this model takes text only")
     digests = tuple(map(record_digest, hierarchy.records))
     positions = few_per_node(hierarchy, digests, settings.max_records_per_node)
     provenance = Provenance(
@@ -71,25 +76,51 @@ def counted_records(
     return Counted(positions, provenance)
 
 
-def plan_collection(loaded: LoadedModel, source: StatisticsSource, settings: CollectSettings) -> Collection:
-    """Choose what the user left open. Raises ChipError where the second moments do not fit in what they may take."""
+def plan_collection(
+    loaded: LoadedModel, hierarchy: Hierarchy, counted: Counted, source: StatisticsSource, settings: CollectSettings
+) -> Collection:
+    """Choose what the user left open. Raises ChipError where the sums do not fit in what they may take."""
     tokens = settings.batch_tokens or choose_batch_tokens(loaded)
     workers = _workers(loaded, settings)
-    held = {} if source.found is None else sketched_rows(source.found)
     if source.found is not None and not source.missing:
-        return Collection(tokens, workers, held, f"as in {source.path.name}")
-    names = (*source.wanted.answer, *source.wanted.image) if source.found is None else tuple(held)
+        return Collection(tokens, workers, sketched_rows(source.found), f"as in {source.path.name}")
+    pooled = _pooled_sums(loaded, hierarchy, counted, source)
+    if source.found is not None:
+        return Collection(tokens, workers, _sketched_beside(loaded, source.found, settings), f"as in the file{pooled}")
+    names = (*source.wanted.answer, *source.wanted.image)
+    memory = _plan_memory(loaded, names, settings)
+    sketched = {name: rows for name, rows in zip(names, memory.rows, strict=True) if rows is not None}
+    return Collection(tokens, workers, sketched, memory.described + pooled)
+
+
+def _pooled_sums(loaded: LoadedModel, hierarchy: Hierarchy, counted: Counted, source: StatisticsSource) -> str:
+    """What pooled sums will take, in words. Raises ChipError where that is more than there is."""
     sites = {site.name: site for site in loaded.sites}
-    widths = {name: sites[name].widths(loaded.model)[0] for name in names}
+    nodes = len({hierarchy.paths[counted.positions[place]] for place in source.missing})
+    outputs = sum(sites[name].widths(loaded.model)[1] for name in source.wanted.pooled)
+    size, free = 2 * nodes * outputs * accumulator_dtype(loaded.device).itemsize, free_memory(loaded.device)
+    if size > free:
+        raise ChipError(
+            f"the pooled sums of {nodes} nodes at {len(source.wanted.pooled)} sites take {in_words(size)}, and "
+            f"{in_words(free)} are free; the default method needs none (chip collect --sites none), or choose fewer"
+        )
+    return f"; pooled sums of {nodes} nodes: {in_words(size)}" if outputs else ""
+
+
+def _plan_memory(loaded: LoadedModel, names: Sequence[str], settings: CollectSettings) -> MemoryPlan:
+    sites = {site.name: site for site in loaded.sites}
+    widths = [sites[name].widths(loaded.model)[0] for name in names]
     budget = settings.statistics_bytes or moment_budget(loaded.device)
-    memory = plan_memory(list(widths.values()), budget, accumulator_dtype(loaded.device))
-    planned = dict(zip(names, memory.rows, strict=True))
-    if source.found is None:
-        sketched = {name: rows for name, rows in planned.items() if rows is not None}
-        return Collection(tokens, workers, sketched, memory.described)
-    # A sketch of few rows may stand for few records: with more beside them it needs those that are planned today.
-    more = {name: max(rows, planned[name] or min(widths[name] // 2, MOST_ROWS), 1) for name, rows in held.items()}
-    return Collection(tokens, workers, more, f"as in {source.path.name}")
+    return plan_memory(widths, budget, accumulator_dtype(loaded.device))
+
+
+def _sketched_beside(loaded: LoadedModel, found: Statistics, settings: CollectSettings) -> dict[str, int]:
+    """The rows of the sketches that new records are added to: as many as they have, and as many as are planned today,
+    since a sketch of few rows may stand for few records."""
+    held, sites = sketched_rows(found), {site.name: site for site in loaded.sites}
+    planned = dict(zip(held, _plan_memory(loaded, tuple(held), settings).rows, strict=True))
+    widest = {name: min(sites[name].widths(loaded.model)[0] // 2, MOST_ROWS) for name in held}
+    return {name: max(rows, planned[name] or widest[name], 1) for name, rows in held.items()}
 
 
 def obtain_statistics(
@@ -110,9 +141,11 @@ def obtain_statistics(
 
     In a team the first process alone has them whole, and writes them.
     """
-    if source.found is not None and not source.missing:
-        return source.found
     team = team or Team()
+    if source.found is not None and not source.missing:
+        if keep and team.leads:
+            remove_leftovers(source.path)
+        return source.found
     records = [hierarchy.records[position] for position in counted.positions]
     places = set(source.missing)
     missing = [records[place] for place in source.missing]
@@ -132,12 +165,13 @@ def obtain_statistics(
         track=track,
         notice=notice,
     )
-    whole = collected if source.found is None else added(source.found, collected, collection.sketched)
-    if keep and team.leads:
-        save_statistics(whole, counted.provenance, source.path)
     team.wait()
-    if partial is not None:
-        partial.remove()
+    if not team.leads:
+        return collected
+    whole = collected if source.found is None else added(source.found, collected, collection.sketched)
+    if keep:
+        save_statistics(whole, counted.provenance, source.path)
+        remove_leftovers(source.path)
     return whole
 
 

@@ -1,0 +1,23 @@
+"""Writing tensors to a private file with a JSON header: whole or not at all, and in one sentence where it fails."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chip.errors import ChipError
+from chip.files import private_file
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write a safetensors file, mode 0600, with `header` as the metadata `chip`. Raises ChipError where that fails."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        with private_file(path) as partial:
+            save_file(contiguous, partial, {"chip": json.dumps(header, ensure_ascii=False)})
+    except safetensors.SafetensorError as problem:
+        raise ChipError(f"{path} could not be written ({problem}); nothing of it was left behind") from problem
