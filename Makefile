@@ -33,6 +33,7 @@ build/wheel: $(INSTALLED) FORCE
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/hospital.py
+	$(BIN)/python benchmarks/collect.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

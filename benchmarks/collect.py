@@ -299,13 +299,13 @@ def _matrix_tflops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def scaling(work: Path) -> dict[str, Any]:
-    """Seconds and memory of chip as records and as questions an image are doubled."""
+    """Seconds and memory of chip as records and as questions an image are doubled, at the same number of studies."""
     model = shapes.llava(work / "llava")
     found: dict[str, Any] = {"records": [], "questions": []}
     sizes = {"records": [(4, 8), (8, 8), (16, 8), (32, 8)], "questions": [(8, 1), (8, 2), (8, 4), (8, 8), (8, 16)]}
     for kind, pairs in sizes.items():
         for images, questions in pairs:
-            data = shapes.records(work / f"{kind}-{images}-{questions}", images, questions)
+            data = shapes.records(work / f"{kind}-{images}-{questions}", images, questions, studies=4)
             case = Case(f"{images} images with {questions} questions", model, data)
             loaded, records = _loaded(case)
             with_chip_everything(loaded, records[:8])

@@ -190,9 +190,12 @@ def qwen(device: torch.device, dtype: torch.dtype, text: dict[str, int], vision:
     return LoadedModel(model, prompts, family, find_sites(model, family), device)
 
 
-def records(directory: Path, images: int, questions: int, *, shown: bool = True, seed: int = 0) -> Path:
+def records(
+    directory: Path, images: int, questions: int, *, shown: bool = True, studies: int | None = None, seed: int = 0
+) -> Path:
     """Records on four levels: two studies a patient, a picture a study, `questions` sections with one question each.
 
+    With `studies`, the pictures are shared out among so many: the nodes stay as many while the records grow.
     Without `shown`, the same without pictures, and with a word of its own before each question, so that no two begin
     alike.
     """
@@ -200,7 +203,7 @@ def records(directory: Path, images: int, questions: int, *, shown: bool = True,
     (directory / "images").mkdir(parents=True)
     lines = []
     for study in range(images):
-        name = f"images/{study}.png"
+        name, node = f"images/{study}.png", study % (studies or images)
         if shown:
             Image.fromarray(noise.integers(0, 255, (384, 400, 3), dtype=np.uint8)).save(directory / name)
         for number in range(questions):
@@ -208,7 +211,7 @@ def records(directory: Path, images: int, questions: int, *, shown: bool = True,
             question = QUESTIONS[(study + number) % len(QUESTIONS)].format(side=side)
             alone = f"{draw.randrange(10**6):06} "
             line = {
-                "path": [f"institution_{study % 2}", f"patient_{study // 2}", f"study_{study}", f"section_{number}"],
+                "path": [f"institution_{node % 2}", f"patient_{node // 2}", f"study_{node}", f"section_{number}"],
                 "image": name if shown else None,
                 "question": question if shown else alone + question,
                 "answer": draw.choice(ANSWERS).format(side=side),
