@@ -87,10 +87,9 @@ class TestAnswerTokens:
         other = tmp_path / "other.png"
         write_image(other, 9)
         record = replace(PLAIN, images=(picture,))
-        own, shown = sees.encode(record), sees.encode(record, (other,))
+        own, shown = (sees.encode(replace(record, images=(path,))) for path in (picture, other))
         assert torch.equal(own.sequence["input_ids"], shown.sequence["input_ids"])
         assert not torch.equal(own.pixels["pixel_values"], shown.pixels["pixel_values"])
-        assert sees.encode(record) is own
 
     @given(st.text(min_size=1, max_size=30).filter(lambda text: text.strip() and "<" not in text))
     def test_prompt_and_answer_together_are_the_whole(self, answer: str) -> None:

@@ -31,12 +31,6 @@ class ExactMoments:
         if sum(map(len, self._waiting)) >= _ROWS_AT_ONCE:
             self._multiply()
 
-    def merge(self, other: Moments) -> None:
-        """Add all that other moments stand for."""
-        self._outer += other.outer.to(self._outer)
-        self._total += other.total.to(self._total)
-        self._count += other.count
-
     @property
     def device(self) -> torch.device:
         return self._outer.device

@@ -37,12 +37,6 @@ class Moments:
     total: Tensor
     count: int
 
-    @classmethod
-    def zeros(cls, inputs: int, device: torch.device) -> Self:
-        dtype = accumulator_dtype(device)
-        zeros = torch.zeros(inputs, dtype=dtype, device=device)
-        return cls(torch.zeros(inputs, inputs, dtype=dtype, device=device), zeros, 0)
-
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.outer + other.outer, self.total + other.total, self.count + other.count)
 

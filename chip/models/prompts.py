@@ -20,11 +20,10 @@ from torch import Tensor
 
 from chip.errors import ChipError
 from chip.hierarchy import Record
+from chip.models.batching import ROWS_OF, concatenate, image_lengths, pad
 from chip.models.families import Inputs
-from chip.models.layout import ROWS_OF, concatenate, image_lengths, pad
 from chip.progress import Item
 
-_CACHE_BYTES = 512 * 2**20
 _UNUSED = {"attention_mask", "labels"}
 """What a processor makes and a batch makes for itself, or no answer needs."""
 
@@ -106,8 +105,6 @@ class Prompts:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.sees = hasattr(processor, "image_processor")
         self.image_token_id = image_token_id if self.sees else None
-        self._cache: dict[tuple[Record, tuple[Path, ...]], Encoded] = {}
-        self._cached_bytes = 0
 
     @property
     def has_chat_template(self) -> bool:
@@ -132,40 +129,30 @@ class Prompts:
         """How many of a record's tokens stand for images."""
         return 0 if self.image_token_id is None else int((encoded.sequence["input_ids"] == self.image_token_id).sum())
 
-    def encode(self, record: Record, images: tuple[Path, ...] | None = None) -> Encoded:
-        """A record as token ids and pixels; `images` shows it with other images than its own.
+    def encode(self, record: Record) -> Encoded:
+        """A record as token ids and pixels.
 
         Raises ChipError, naming the record's line, where an image cannot be read or the answer has no tokens.
         """
-        shown = record.images if images is None else images
-        key = (record, shown)
-        if key not in self._cache:
-            encoded = self._encode(record, shown)
-            size = sum(tensor.nbytes for tensor in (*encoded.sequence.values(), *encoded.pixels.values()))
-            if self._cached_bytes + size > _CACHE_BYTES:
-                self._cache.clear()
-                self._cached_bytes = 0
-            self._cache[key] = encoded
-            self._cached_bytes += size
-        return self._cache[key]
+        return self.encode_together([record])[0]
 
     def encode_together(self, records: Sequence[Record]) -> list[Encoded]:
-        """Records that all show the same images, which are decoded and preprocessed once; nothing is cached.
+        """Records that all show the same images, which are decoded and preprocessed once.
 
         Raises ChipError as `encode` does.
         """
         opened = [open_image(path, records[0].line) for path in records[0].images] if self.sees else []
         if not opened:
-            return [self._encode(record, record.images, opened) for record in records]
+            return [self._encode(record, opened) for record in records]
         kept = self.processor.image_processor
         self.processor.image_processor = _Once(kept)
         try:
-            return [self._encode(record, record.images, opened) for record in records]
+            return [self._encode(record, opened) for record in records]
         finally:
             self.processor.image_processor = kept
 
-    def _encode(self, record: Record, images: tuple[Path, ...], opened: Sequence[Image.Image] | None = None) -> Encoded:
-        if images and not self.sees:
+    def _encode(self, record: Record, images: Sequence[Image.Image]) -> Encoded:
+        if record.images and not self.sees:
             raise ChipError(f"record on line {record.line} shows an image, but this model takes text only")
         try:
             prompt, full, special = self._texts(record, len(images))
@@ -188,16 +175,14 @@ class Prompts:
             raise ChipError(f"record on line {record.line}: its answer holds the model's image placeholder")
         if not images:
             return self._typed(Encoded({"input_ids": torch.tensor(plain)}, {}, start))
-        if opened is None:
-            opened = [open_image(path, record.line) for path in images]
         texts: dict[str, Any] = {"text": [full], "add_special_tokens": special}
         if self.inputs.suffix:
             texts = {"text": [self._shown(len(images)) + record.question], "suffix": [record.answer]}
         try:
-            made = self.processor(images=list(opened), return_tensors="pt", **texts)
+            made = self.processor(images=list(images), return_tensors="pt", **texts)
         except (ValueError, TypeError) as problem:
             raise ChipError(f"record on line {record.line}: the model's processor refuses it ({problem})") from problem
-        return self._typed(self._with_images(dict(made), len(answer), opened))
+        return self._typed(self._with_images(dict(made), len(answer), images))
 
     def _with_images(self, made: dict[str, Tensor], answer_length: int, images: Sequence[Image.Image]) -> Encoded:
         ids, image = made["input_ids"], -1 if self.image_token_id is None else self.image_token_id

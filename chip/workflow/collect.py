@@ -20,7 +20,7 @@ from chip.models.sites import Site
 from chip.progress import Track, silent
 from chip.records import read_records
 from chip.settings import CollectSettings, EditSettings, parse_roles
-from chip.workflow.statistics import Collection, Counted, counted_records, obtain_statistics, plan_collection
+from chip.workflow.statistics import Collection, CountedRecords, counted_records, obtain_statistics, plan_collection
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PreparedCollection:
     request: CollectRequest
     loaded: LoadedModel
     hierarchy: Hierarchy
-    counted: Counted
+    counted: CountedRecords
     source: StatisticsSource
     collection: Collection
 

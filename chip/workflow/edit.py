@@ -30,7 +30,7 @@ from chip.solve.solvers import solve
 from chip.workflow.audit import Row, scores
 from chip.workflow.statistics import (
     Collection,
-    Counted,
+    CountedRecords,
     counted_records,
     default_statistics,
     obtain_statistics,
@@ -84,7 +84,7 @@ class PreparedEdit:
     stored: dict[str, StoredSite]
     hierarchy: Hierarchy
     split: Split
-    counted: Counted
+    counted: CountedRecords
     statistics: StatisticsSource
     collection: Collection
     plan: Plan

@@ -32,7 +32,7 @@ _MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedRecords:
     """The records that statistics count, by their places in the hierarchy, and what they belong to."""
 
     positions: tuple[int, ...]
@@ -59,7 +59,7 @@ class Collection:
 
 def counted_records(
     hierarchy: Hierarchy, checkpoint: Checkpoint, loaded: LoadedModel, settings: CollectSettings
-) -> Counted:
+) -> CountedRecords:
     """Which records count, with the digests that tie statistics to them and to the model."""
     if not loaded.prompts.sees and (seen := next((one for one in hierarchy.records if one.images), None)):
         raise ChipError(f"record on line {seen.line} shows an image, but this model takes text only")
@@ -73,11 +73,15 @@ def counted_records(
         records=tuple(digests[position] for position in positions),
         most_per_node=settings.max_records_per_node,
     )
-    return Counted(positions, provenance)
+    return CountedRecords(positions, provenance)
 
 
 def plan_collection(
-    loaded: LoadedModel, hierarchy: Hierarchy, counted: Counted, source: StatisticsSource, settings: CollectSettings
+    loaded: LoadedModel,
+    hierarchy: Hierarchy,
+    counted: CountedRecords,
+    source: StatisticsSource,
+    settings: CollectSettings,
 ) -> Collection:
     """Choose what the user left open. Raises ChipError where the sums do not fit in what they may take."""
     tokens = settings.batch_tokens or choose_batch_tokens(loaded)
@@ -93,7 +97,7 @@ def plan_collection(
     return Collection(tokens, workers, sketched, memory.described + pooled)
 
 
-def _pooled_sums(loaded: LoadedModel, hierarchy: Hierarchy, counted: Counted, source: StatisticsSource) -> str:
+def _pooled_sums(loaded: LoadedModel, hierarchy: Hierarchy, counted: CountedRecords, source: StatisticsSource) -> str:
     """What pooled sums will take, in words. Raises ChipError where that is more than there is."""
     sites = {site.name: site for site in loaded.sites}
     nodes = len({hierarchy.paths[counted.positions[place]] for place in source.missing})
@@ -126,7 +130,7 @@ def _sketched_beside(loaded: LoadedModel, found: Statistics, settings: CollectSe
 def obtain_statistics(
     loaded: LoadedModel,
     hierarchy: Hierarchy,
-    counted: Counted,
+    counted: CountedRecords,
     source: StatisticsSource,
     collection: Collection,
     *,
