@@ -140,6 +140,14 @@ class TestRefusals:
         with pytest.raises(ChipError, match="record on line 7"):
             sees.encode(Record(("a",), text="<image> alone", line=7))
 
+    def test_a_refusal_that_quotes_the_record_is_said_without_the_quotation(self) -> None:
+        template = "{{ raise_exception('no: ' ~ messages[0]['content']) }}"
+        refusing = Prompts(tiny_models.tiny_tokenizer(template), None)
+        with pytest.raises(ChipError, match="record on line 7: the model's chat template refuses it") as refused:
+            refusing.encode(PLAIN)
+        assert PLAIN.question not in str(refused.value)
+        assert "no: …" in str(refused.value)
+
     def test_an_image_for_a_model_that_takes_text_only(self, text_only: Prompts, picture: Path) -> None:
         with pytest.raises(ChipError, match="record on line 7 shows an image, but this model takes text only"):
             text_only.encode(replace(PLAIN, images=(picture,)))

@@ -158,7 +158,7 @@ class Prompts:
             prompt, full, special = self._texts(record, len(images))
         except (TemplateError, ValueError, TypeError) as problem:
             raise ChipError(
-                f"record on line {record.line}: the model's chat template refuses it ({problem})"
+                f"record on line {record.line}: the model's chat template refuses it ({_reason(problem, record)})"
             ) from problem
         asked, plain = self._tokenize(prompt, special), self._tokenize(full, special)
         if self.inputs.suffix:
@@ -181,7 +181,9 @@ class Prompts:
         try:
             made = self.processor(images=list(images), return_tensors="pt", **texts)
         except (ValueError, TypeError) as problem:
-            raise ChipError(f"record on line {record.line}: the model's processor refuses it ({problem})") from problem
+            raise ChipError(
+                f"record on line {record.line}: the model's processor refuses it ({_reason(problem, record)})"
+            ) from problem
         return self._typed(self._with_images(dict(made), len(answer), images))
 
     def _with_images(self, made: dict[str, Tensor], answer_length: int, images: Sequence[Image.Image]) -> Encoded:
@@ -301,6 +303,14 @@ def open_image(path: Path, line: int) -> Image.Image:
         ValueError,
     ) as problem:
         raise ChipError(f"record on line {line}: {path} cannot be read as an image ({problem})") from problem
+
+
+def _reason(problem: Exception, record: Record) -> str:
+    """Why a template or a processor refuses a record, in its words but for what the record says."""
+    reason = str(problem)
+    for said in (record.question, record.answer, record.text or ""):
+        reason = reason.replace(said, "…") if said else reason
+    return reason
 
 
 def _flat(images: Any) -> Iterator[Any]:
