@@ -73,3 +73,9 @@ def llama_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llama(llama_directory: Path) -> LoadedModel:
     """The tiny Llama, loaded."""
     return load_model(Checkpoint(llama_directory), "cpu")
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA whose second moments are worth sketching; not to be written to."""
+    return tiny_models.llava(tmp_path_factory.mktemp("wide") / "model", hidden_size=160, intermediate_size=320)

@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 import pytest
-import tiny_models
 from checkpoint_files import mode
 from collecting import calls, write_ward
 from processes import start, until
@@ -32,12 +31,6 @@ class Stopped(Exception):
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ward(tmp_path_factory.mktemp("ward") / "records", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaVA whose second moments are worth sketching."""
-    return tiny_models.llava(tmp_path_factory.mktemp("wide") / "model", hidden_size=160, intermediate_size=320)
 
 
 @pytest.fixture(autouse=True)

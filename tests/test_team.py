@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 from checkpoint_files import mode
 from collecting import assert_near, write_ward
@@ -27,12 +26,6 @@ SOME = 0.0012
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ward(tmp_path_factory.mktemp("ward") / "records", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaVA whose second moments are worth sketching."""
-    return tiny_models.llava(tmp_path_factory.mktemp("wide") / "model", hidden_size=160, intermediate_size=320)
 
 
 @pytest.fixture(scope="module")

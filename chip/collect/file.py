@@ -18,7 +18,7 @@ from torch import Tensor
 
 from chip.collect.sketch import Sketch
 from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statistics
-from chip.collect.tensors import write_tensors
+from chip.collect.tensors import read_header, write_tensors
 from chip.errors import ChipError
 
 FORMAT = "chip-statistics-2"
@@ -107,8 +107,7 @@ def save_statistics(statistics: Statistics, provenance: Provenance, path: Path) 
 def load_statistics(path: Path) -> tuple[Statistics, Provenance]:
     """Read a statistics file. Raises ChipError where it is none, is truncated, or is of another version."""
     try:
-        with safetensors.safe_open(path, framework="pt") as handle:
-            header = json.loads((handle.metadata() or {})["chip"])
+        header = read_header(path)
         if header["format"] != FORMAT:
             raise ChipError(f"{path} has the format {header['format']!r}; this version of chip reads {FORMAT}")
         return _parsed(header, load_file(path))

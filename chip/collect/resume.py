@@ -5,7 +5,6 @@ It may hold single activations as they came: mode 0600, and gone as soon as the 
 """
 
 import glob
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from chip.collect.state import State
-from chip.collect.tensors import write_tensors
+from chip.collect.tensors import read_header, write_tensors
 from chip.errors import ChipError
 
 FORMAT = "chip-partial-1"
@@ -52,8 +51,7 @@ class PartialFile:
         if not self.path.is_file():
             return None
         try:
-            with safetensors.safe_open(self.path, framework="pt") as handle:
-                header = json.loads((handle.metadata() or {})["chip"])
+            header = read_header(self.path)
             if header["format"] != FORMAT or header["identity"] != self.identity:
                 notice(f"{self.path.name} holds the progress of another collection, which is dropped")
                 return None

@@ -1,4 +1,4 @@
-"""Writing tensors to a private file with a JSON header: whole or not at all, and in one sentence where it fails."""
+"""Tensors in a private file with a JSON header: written whole or not at all, and its header read by itself."""
 
 import json
 from collections.abc import Mapping
@@ -21,3 +21,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
             save_file(contiguous, partial, {"chip": json.dumps(header, ensure_ascii=False)})
     except safetensors.SafetensorError as problem:
         raise ChipError(f"{path} could not be written ({problem}); nothing of it was left behind") from problem
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a file that `write_tensors` wrote. What is wrong with any other is for the caller to tell."""
+    with safetensors.safe_open(path, framework="pt") as handle:
+        header: dict[str, Any] = json.loads((handle.metadata() or {})["chip"])
+    return header

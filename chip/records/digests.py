@@ -72,13 +72,14 @@ def divide_images(hierarchy: Hierarchy, split: Split) -> ImageSplit:
     for target in split.targets:
         inside = (records[i] for i in split.target if is_under(records[i].path, target))
         outside = (records[i] for i in split.retain if len(records[i].path) >= len(target))
-        owned |= _images(inside) - _images(outside)
+        owned |= images_of(inside) - images_of(outside)
     showing = [i for i, record in enumerate(records) if record.images]
     found = comparison_sets([records[i].path for i in showing], split.targets)
     compared = sorted({showing[i] for one in found for i in one.comparison})
-    comparison = _images(records[i] for i in compared) - owned
+    comparison = images_of(records[i] for i in compared) - owned
     return ImageSplit(frozenset(owned), frozenset(comparison), tuple(compared))
 
 
-def _images(records: Iterable[Record]) -> set[str]:
+def images_of(records: Iterable[Record]) -> set[str]:
+    """The digests of all images that records show."""
     return {image_digest(path) for record in records for path in record.images}

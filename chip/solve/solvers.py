@@ -25,7 +25,7 @@ from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.checkpoint import StoredTensor
 from chip.models.sites import Site
-from chip.records.digests import divide_images, image_digest
+from chip.records.digests import divide_images, image_digest, images_of
 from chip.solve import oblique, orthogonal
 from chip.solve.metric import weighted_metric
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored, weight_change
@@ -214,7 +214,7 @@ def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     others = image_inputs(problem.loaded, problem.records(images.comparison_records), site, size, problem.notice)
     compared = [rows for digest, rows in others.items() if digest in images.comparison]
     keys, total = torch.cat(owned), problem.statistics.image[site.name]
-    counted = set(_distinct_images(problem.records(sorted(problem.counted))))
+    counted = images_of(problem.records(sorted(problem.counted)))
     own = [rows for digest, rows in target.items() if digest in images.owned & counted]
     retain = without(total, part_of(total, torch.cat(own) if own else keys[:0]))
     weight = site.weight(problem.loaded.model).to(keys)

@@ -21,11 +21,11 @@ from chip.collect.reuse import StatisticsSource
 from chip.collect.statistics import accumulator_dtype
 from chip.collect.team import Team
 from chip.errors import ChipError
-from chip.hierarchy import Hierarchy, Record
+from chip.hierarchy import Hierarchy
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel
 from chip.progress import Track, silent
-from chip.records.digests import few_per_node, image_digest, record_digest
+from chip.records.digests import few_per_node, images_of, record_digest
 from chip.settings import CollectSettings
 
 _MOST_WORKERS = 8
@@ -163,7 +163,7 @@ def obtain_statistics(
         batch_tokens=collection.batch_tokens,
         workers=collection.workers,
         sketched=collection.sketched,
-        counted_images=_images(known),
+        counted_images=images_of(known),
         partial=partial,
         team=team,
         track=track,
@@ -217,7 +217,3 @@ def _partial(
     identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     number = f"-{team.rank}-of-{team.size}" if team.size > 1 else ""
     return PartialFile(source.path.with_name(f".{source.path.name}.partial{number}"), identity, settings.save_every)
-
-
-def _images(records: list[Record]) -> frozenset[str]:
-    return frozenset(image_digest(path) for record in records for path in record.images)
