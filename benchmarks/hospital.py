@@ -106,7 +106,7 @@ def _forget(name: str, directory: Path, hierarchy: Hierarchy, level: str, path: 
     retrained = directory / f"retrained-{level}"
     timing = retrained.with_suffix(".json")
     if not retrained.exists():
-        summary = train_model(retrained, directory / "records", HOSPITALS[name], without=path)
+        summary = train_model(retrained, directory / "records", HOSPITALS[name], without=(path,))
         timing.write_text(json.dumps(asdict(summary)))
     yield _outcome(name, level, RETRAINED, hierarchy, path, retrained, json.loads(timing.read_text())["seconds"])
     for method, settings in METHODS.items():

@@ -61,20 +61,21 @@ def train_model(
     records_directory: str | Path,
     plan: HospitalPlan,
     *,
-    without: tuple[str, ...] | None = None,
+    without: Sequence[tuple[str, ...]] = (),
     progress: bool = True,
 ) -> TrainingSummary:
     """Train a model of the plan's size on the records and write it to `directory`, as a checkpoint with its processor.
 
-    `without` is a path: the records of that node and of everything under it are left out, which gives the model that
-    an unlearned one is compared with. The tokenizer and the first weights stay the same. Raises ChipError where no
-    record lies under `without`, or where `directory` already holds something.
+    `without` holds paths: the records of those nodes and of everything under them are left out, which gives the model
+    that an unlearned one is compared with. The tokenizer and the first weights stay the same. Raises ChipError where no
+    record lies under one of them, or where `directory` already holds something.
     """
     started = time.perf_counter()
     everything = read_records(records_directory)
-    records = tuple(r for r in everything if without is None or r.path[: len(without)] != without)
-    if without is not None and len(records) == len(everything):
-        raise ChipError(f"No record of {records_directory} lies under {'/'.join(without)}; nothing would be left out.")
+    for node in without:
+        if all(record.path[: len(node)] != node for record in everything):
+            raise ChipError(f"No record of {records_directory} lies under {'/'.join(node)}; nothing would be left out.")
+    records = tuple(r for r in everything if all(r.path[: len(node)] != node for node in without))
 
     with new_directory(directory) as folder, _repeatable(plan.seed):
         processor = build_processor(vocabulary_texts(everything), plan.vocabulary)
