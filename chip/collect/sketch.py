@@ -135,7 +135,7 @@ class FrequentDirections:
         for partner, receives in team.partners():
             mine = self.sketch()
             rows = mine.rows.new_zeros(self.limit, mine.rows.shape[1])
-            numbers = torch.zeros(4, dtype=_widest(self.device), device=self.device)
+            numbers = torch.zeros(4, dtype=widest(self.device), device=self.device)
             if receives:
                 total = torch.zeros_like(mine.total)
                 team.receive(partner, rows, total, numbers)
@@ -234,7 +234,7 @@ def principal_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
     From the n × n Gram matrix, in 64 bits where the device has them: O(n² d + n³), never anything d wide but the rows.
     The vectors are orthogonal to rounding, so axes.T @ rows has the rows' second moment however small a value is.
     """
-    gram = torch.zeros(len(rows), len(rows), dtype=_widest(rows.device), device=rows.device)
+    gram = torch.zeros(len(rows), len(rows), dtype=widest(rows.device), device=rows.device)
     for columns in rows.split(_COLUMNS_AT_ONCE, dim=1):
         wide = columns.to(gram)
         gram.addmm_(wide, wide.T)
@@ -253,9 +253,9 @@ def _shrunk(rows: Tensor, limit: int) -> tuple[Tensor, float]:
 
 
 def _energy(rows: Tensor) -> float:
-    return float(rows.to(_widest(rows.device)).square().sum())
+    return float(rows.to(widest(rows.device)).square().sum())
 
 
-def _widest(device: torch.device) -> torch.dtype:
+def widest(device: torch.device) -> torch.dtype:
     """64 bits, which Apple's accelerators alone do not have."""
     return torch.float32 if device.type == "mps" else torch.float64

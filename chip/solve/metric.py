@@ -5,16 +5,20 @@ and never forms anything (d, d). Both answer the same questions.
 """
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from chip.collect import Moments, SecondMoments, Sketch
-from chip.collect.sketch import principal_axes
+from chip.collect.sketch import principal_axes, widest
 from chip.errors import ChipError
 
 _SINGULAR = "the retained inputs do not span this site, so the metric is singular; give a larger --ridge"
+
+_ROWS_AT_ONCE = 4096
+"""How many rows of a moment are brought to another dtype at a time: a second copy of it all would be as large again."""
 
 
 class Metric(Protocol):
@@ -47,19 +51,21 @@ class Metric(Protocol):
 
 
 class DenseMetric:
-    """A from M = moment (d, d), by Cholesky. Raises ChipError where A is singular."""
+    """A from M = moment (d, d), by Cholesky, d³/3 operations. Raises ChipError where A is singular.
 
-    def __init__(self, moment: Tensor, ridge: float) -> None:
-        self.moment, self.error = moment, 0.0
-        size = moment.shape[0]
-        ridged = moment + ridge * moment.trace() / size * torch.eye(size, dtype=moment.dtype, device=moment.device)
-        factor, failed = torch.linalg.cholesky_ex(ridged)
-        if failed:
-            raise ChipError(_SINGULAR)
-        self._factor = factor
+    The factor has the dtype and device of `like`, and the moment its own, so that 32 bits can be refined with it.
+    """
+
+    def __init__(self, moment: Tensor, ridge: float, like: Tensor | None = None) -> None:
+        like = moment if like is None else like
+        self.moment, self.error = held(moment, like), 0.0
+        ridged = moment.to(like, copy=True)
+        self._ridge = ridge * float(moment.trace()) / len(moment)
+        ridged.diagonal().add_(self._ridge)
+        self._factor = cholesky(ridged)
 
     def solve(self, columns: Tensor) -> Tensor:
-        return torch.cholesky_solve(columns, self._factor)
+        return refined(self._solve, lambda solved: product(self.moment, solved) + self._ridge * solved, columns)
 
     def whiten(self, columns: Tensor) -> Tensor:
         solved: Tensor = torch.linalg.solve_triangular(self._factor, columns, upper=False)
@@ -70,10 +76,13 @@ class DenseMetric:
         return solved
 
     def moment_of(self, columns: Tensor) -> Tensor:
-        return columns.T @ self.moment @ columns
+        return columns.T @ product(self.moment, columns)
 
     def energy(self, rows: Tensor) -> Tensor:
-        return ((rows @ self.moment) * rows).sum()
+        return (product(self.moment, rows.T) * rows.T).sum()
+
+    def _solve(self, columns: Tensor) -> Tensor:
+        return self.unwhiten(self.whiten(columns))
 
 
 class LowRankMetric:
@@ -86,7 +95,7 @@ class LowRankMetric:
     """
 
     def __init__(self, rows: Tensor, level: float, ridge: float, error: float = 0.0) -> None:
-        inputs, self.error, self._level = rows.shape[1], error, level
+        inputs, self.error, self._level, self._rows = rows.shape[1], error, level, rows
         squares, axes = principal_axes(rows)
         # Only what is rounding noise of the factorisation itself is dropped: in 32 bits much below λ's share matters.
         kept = squares > torch.finfo(squares.dtype).eps * len(squares) * squares.sum()
@@ -100,8 +109,7 @@ class LowRankMetric:
         self._outside = 0.0 if spans else 1 / self.floor
 
     def solve(self, columns: Tensor) -> Tensor:
-        inside, outside = self._split(columns)
-        return self._basis @ (inside / (self._squares + self.floor)) + outside * self._outside
+        return refined(self._solve, self._applied, columns)
 
     def whiten(self, columns: Tensor) -> Tensor:
         inside, outside = self._split(columns)
@@ -120,6 +128,14 @@ class LowRankMetric:
         total: Tensor = inside.sum() + self._level * rows.square().sum()
         return total
 
+    def _solve(self, columns: Tensor) -> Tensor:
+        inside, outside = self._split(columns)
+        return self._basis @ (inside / (self._squares + self.floor)) + outside * self._outside
+
+    def _applied(self, columns: Tensor) -> Tensor:
+        rows = self._rows.to(columns)
+        return rows.T @ (rows @ columns) + self.floor * columns
+
     def _split(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates (k, n) along the basis, and what is orthogonal to it (d, n)."""
         inside = self._basis.T @ columns
@@ -128,13 +144,48 @@ class LowRankMetric:
         return inside + again, outside - self._basis @ again
 
 
+def cholesky(matrix: Tensor) -> Tensor:
+    """The lower Cholesky factor of a symmetric matrix (d, d), in whose memory it is made. Raises ChipError where it is
+    singular: what is left of an input once the others are known may not be what it is rounded to."""
+    squares, failed = matrix.diagonal().clone(), torch.zeros((), dtype=torch.int32, device=matrix.device)
+    # By columns, as LAPACK has them; the matrix is symmetric, so that is its transpose.
+    factor = matrix.mT
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))
+    if failed or not (factor.diagonal().square() > torch.finfo(matrix.dtype).eps * squares).all():
+        raise ChipError(_SINGULAR)
+    return factor
+
+
+def held(moment: Tensor, like: Tensor) -> Tensor:
+    """A moment on the device of `like`, in its own dtype where the device has that."""
+    dtype = widest(like.device) if moment.dtype == torch.float64 else moment.dtype
+    return moment.to(like.device, dtype)
+
+
+def product(matrix: Tensor, columns: Tensor) -> Tensor:
+    """A matrix (d, d) times columns (d, n), in the columns' dtype."""
+    if matrix.dtype == columns.dtype:
+        return matrix @ columns
+    return torch.cat([rows.to(columns) @ columns for rows in matrix.split(_ROWS_AT_ONCE)])
+
+
+def refined(solve: Callable[[Tensor], Tensor], apply: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
+    """What `solve` finds, and in 32 bits one step of refinement: what `apply` says in 64 bits that it lacks, solved."""
+    found = solve(columns)
+    if columns.dtype == torch.float64:
+        return found
+    wide = widest(columns.device)
+    lacking = columns.to(wide) - apply(found.to(wide))
+    return found + solve(lacking.to(columns))
+
+
 def weighted_metric(
     retain: SecondMoments, comparison: SecondMoments, sibling_weight: float, ridge: float, like: Tensor
 ) -> Metric:
     """The metric of M = retain's mean xxᵀ + w · the comparison's, both in one form, for tensors like `like`."""
     match retain, comparison:
         case Moments(), Moments():
-            return DenseMetric((retain.second_moment + sibling_weight * comparison.second_moment).to(like), ridge)
+            return DenseMetric(retain.second_moment + sibling_weight * comparison.second_moment, ridge, like)
         case Sketch(), Sketch():
             shares = [(retain, 1.0), (comparison, sibling_weight)]
             if comparison is retain:

@@ -20,6 +20,7 @@ from chip.models.loading import LoadedModel
 from chip.models.sites import Site, StoredSite, choose_layers, layer_count
 from chip.progress import Track, silent
 from chip.settings import EditSettings
+from chip.solve.bases import MetricBases
 
 _LAYERED = {"language", "attention"}
 _CHIP_LAYERS_OF_28 = 6
@@ -30,7 +31,8 @@ _CHIP_LAYERS_OF_28 = 6
 class Problem:
     """One request: a model, its records divided, the statistics of all that `counted` names, and how to edit.
 
-    Only what was counted may be subtracted from the statistics.
+    Only what was counted may be subtracted from the statistics. `bases` are factorisations of these statistics that
+    several requests share.
     """
 
     loaded: LoadedModel
@@ -43,6 +45,7 @@ class Problem:
     batch_tokens: int = BATCH_TOKENS
     track: Track = silent
     notice: Notice = warnings.warn
+    bases: MetricBases | None = None
 
     def records(self, positions: Sequence[int]) -> list[Record]:
         return [self.hierarchy.records[i] for i in positions]

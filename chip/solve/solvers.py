@@ -10,15 +10,11 @@ import torch
 from torch import Tensor
 
 from chip.collect import (
-    SecondMoments,
     answer_counts,
     answer_inputs,
     answer_outputs,
-    collect_parts,
     encode_all,
     image_inputs,
-    part_of,
-    without,
 )
 from chip.edit import Change
 from chip.errors import ChipError
@@ -27,8 +23,8 @@ from chip.models.checkpoint import StoredTensor
 from chip.models.sites import Site
 from chip.records.digests import divide_images, image_digest, images_of
 from chip.solve import oblique, orthogonal
-from chip.solve.metric import weighted_metric
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored, weight_change
+from chip.solve.retained import Retained, metric_of, retained_answers
 
 _SHOWN_AT_ONCE = 32
 """The target's records that are shown with other images together: their outputs are kept until they are averaged."""
@@ -72,7 +68,7 @@ def solve_oblique(problem: Problem) -> Solved:
     sites = chosen_sites(problem.loaded.sites, problem.settings)
     image_sites = [site for site in sites if site.role == "projector"]
     answer_sites = [site for site in sites if site.role == "language"]
-    kept = _answer_moments(problem, answer_sites) if answer_sites else {}
+    kept = retained_answers(problem, answer_sites) if answer_sites else {}
     aims = _unknown_outputs(problem, answer_sites) if answer_sites and problem.settings.toward != "mean" else {}
     changes: list[Change] = []
     reports: list[SiteReport] = []
@@ -89,11 +85,11 @@ def solve_oblique(problem: Problem) -> Solved:
         for site in problem.track(answer_sites, "solving site by site"):
             keys = answer_inputs(problem.loaded, encoded, [site], problem.batch_tokens, problem.notice)[site.name]
             weight = site.weight(problem.loaded.model).to(keys.dtype)
-            retain, comparison = kept[site.name]
-            toward_mean = (weight @ retain.mean.to(weight)).expand(len(keys), -1)
+            retained = kept.pop(site.name)
+            toward_mean = (weight @ retained.mean.to(weight)).expand(len(keys), -1)
             unknown, shown = aims.get(site.name, (toward_mean, torch.zeros(len(keys), 1, dtype=torch.bool)))
             aim = torch.where(shown.to(unknown.device), unknown, toward_mean)
-            solution = _solve_site(problem, weight, keys, aim, retain, comparison)
+            solution = _solve_site(problem, weight, keys, aim, retained)
             if problem.settings.toward == "beyond":
                 solution = solution.enlarged(problem.settings.largest_overshoot)
             _apply(problem, site, solution, changes, reports)
@@ -123,35 +119,12 @@ def _apply(
     )
 
 
-def _solve_site(
-    problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, retain: SecondMoments, comparison: SecondMoments
-) -> oblique.Solution:
+def _solve_site(problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, retained: Retained) -> oblique.Solution:
     settings = problem.settings
-    metric = weighted_metric(retain, comparison, settings.sibling_weight, settings.ridge, weight)
+    metric = metric_of(retained, len(keys), settings.sibling_weight, settings.ridge, weight, problem.bases)
     return oblique.solve_site(
         weight, keys, aims, metric, strength=settings.fixed_strength, budget=settings.retain_budget
     )
-
-
-def _answer_moments(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[SecondMoments, SecondMoments]]:
-    """Retain and comparison moments by site name: total less target, and a pass over the comparison records."""
-    totals = {site.name: problem.statistics.answer[site.name] for site in sites}
-
-    def moments(positions: Sequence[int], doing: str) -> Mapping[str, SecondMoments]:
-        records, size, track = problem.records(positions), problem.batch_tokens, problem.track
-        return collect_parts(
-            problem.loaded, records, totals, batch_tokens=size, track=track, doing=doing, notice=problem.notice
-        )
-
-    split = problem.split
-    target = dict(moments(problem.among_counted(split.target), "running the target's records"))
-    # Each of these may be as large as the total: a target's is let go as soon as it is taken off.
-    retain = {name: without(total, target.pop(name)) for name, total in totals.items()}
-    compared = problem.among_counted(split.comparison)
-    if compared == problem.among_counted(split.retain):
-        return {name: (one, one) for name, one in retain.items()}
-    comparison = moments(compared, "running the comparison records")
-    return {name: (one, comparison[name]) for name, one in retain.items()}
 
 
 def _unknown_outputs(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -216,10 +189,10 @@ def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     keys, total = torch.cat(owned), problem.statistics.image[site.name]
     counted = images_of(problem.records(sorted(problem.counted)))
     own = [rows for digest, rows in target.items() if digest in images.owned & counted]
-    retain = without(total, part_of(total, torch.cat(own) if own else keys[:0]))
+    retained = Retained(site.name, total, torch.cat(own) if own else keys[:0], torch.cat(compared))
     weight = site.weight(problem.loaded.model).to(keys)
     aims = torch.cat([_mean_image(compared, len(rows)) for rows in owned]) @ weight.T
-    return _solve_site(problem, weight, keys, aims, retain, part_of(total, torch.cat(compared)))
+    return _solve_site(problem, weight, keys, aims, retained)
 
 
 def _mean_image(images: list[Tensor], tokens: int) -> Tensor:
