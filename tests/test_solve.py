@@ -86,6 +86,31 @@ class TestOrthogonal:
             torch.testing.assert_close(projector @ once, once)
             assert torch.linalg.matrix_rank(left @ right) <= len(basis)
 
+    @given(SEEDS, st.sampled_from([1, 2**25]))
+    def test_many_requests_at_many_sites_are_what_each_is_alone(self, seed: int, at_once: int) -> None:
+        """Ragged: parts of one and of several directions, three widths, a site that a target does not reach."""
+        pooled = {str(outputs): pooled_sums_of(seed + outputs, len(NODES), outputs) for outputs in (8, 12, 30)}
+        pooled["other"] = pooled_sums_of(seed, len(NODES), 12)
+        blind = pooled_sums_of(seed, len(NODES), 12)
+        blind.count[:2], blind.total[:2], blind.absolute[:2] = 0, 0, 0
+        pooled["blind"] = blind
+        requests = [[("i0", "p0")], [("i1",)], [("i0", "p1", "s0")], [("i0", "p0", "s1"), ("i1", "p2")]]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(orthogonal, "_NUMBERS_AT_ONCE", at_once)
+            found = orthogonal.solve_requests(pooled, NODES, requests, 50, 0.9)
+        assert [list(one) for one in found] == [list(pooled)] * len(requests)
+        assert found[0]["blind"] is None
+        for targets, projections in zip(requests, found, strict=True):
+            for name, projection in projections.items():
+                alone = orthogonal.solve_site(pooled[name], NODES, targets, 50, 0.9)
+                assert (projection is None) == (alone is None)
+                if projection is None or alone is None:
+                    continue
+                assert torch.equal(projection.neurons, alone.neurons)
+                assert projection.basis.shape == alone.basis.shape
+                spans = [one.basis.T @ one.basis for one in (projection, alone)]
+                torch.testing.assert_close(*spans, rtol=0, atol=1e-12)
+
     def test_directions_are_unit_differences_of_means(self) -> None:
         sums = pooled_sums_of(0, len(NODES), 6)
         neurons = torch.tensor([4, 0, 2])

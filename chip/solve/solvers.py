@@ -38,25 +38,26 @@ def solve(problem: Problem) -> Solved:
 def solve_orthogonal(problem: Problem) -> Solved:
     """CHIP: project the target's directions off the outputs of every chosen site, weights and biases."""
     changes, reports = [], []
-    for site in chosen_sites(problem.loaded.sites, problem.settings):
-        settings, statistics = problem.settings, problem.statistics
-        found = orthogonal.solve_site(
-            statistics.pooled[site.name], statistics.nodes, problem.split.targets, settings.top_k, settings.variance
-        )
-        if found is None:
-            reports.append(
-                SiteReport(site.name, 0, 0.0, reason="the target does not reach it, or differs in nothing there")
-            )
+    settings, statistics = problem.settings, problem.statistics
+    sites = {site.name: site for site in chosen_sites(problem.loaded.sites, settings)}
+    pooled = {name: statistics.pooled[name] for name in sites}
+    (found,) = orthogonal.solve_requests(
+        pooled, statistics.nodes, [problem.split.targets], settings.top_k, settings.variance
+    )
+    for name, projection in found.items():
+        if projection is None:
+            reason = "the target does not reach it, or differs in nothing there"
+            reports.append(SiteReport(name, 0, 0.0, reason=reason))
             continue
-        stored = problem.stored[site.name]
-        weight = _stored(stored.weight).T if site.transposed else _stored(stored.weight)
-        left, right = found.factors(weight)
-        changes.append(weight_change(stored, left, right, found.neurons))
+        stored = problem.stored[name]
+        weight = _stored(stored.weight).T if sites[name].transposed else _stored(stored.weight)
+        left, right = projection.factors(weight)
+        changes.append(weight_change(stored, left, right, projection.neurons))
         if stored.bias is not None:
-            bias = found.factors(_stored(stored.bias)[:, None])
-            changes.append(change(stored.bias, *bias, found.neurons))
+            bias = projection.factors(_stored(stored.bias)[:, None])
+            changes.append(change(stored.bias, *bias, projection.neurons))
         relative = float((left @ right).norm() / weight.norm())
-        reports.append(SiteReport(site.name, len(found.basis), relative))
+        reports.append(SiteReport(name, len(projection.basis), relative))
     return as_edit(problem, changes, reports)
 
 
