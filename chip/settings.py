@@ -6,37 +6,45 @@ from typing import Any
 
 from chip.errors import UsageError
 
-METHODS = ("oblique", "chip")
+METHODS = ("counterpart", "oblique", "chip")
 KEYS = ("answer", "image", "both")
 TOWARDS = ("mean", "unknown", "beyond")
 ROLES = ("language", "projector", "vision", "attention")
-_CHIP_ONLY = {"top_k", "variance", "alpha", "sites"}
-_OBLIQUE_ONLY = {
-    "keys",
-    "toward",
-    "strength",
-    "retain_budget",
-    "ridge",
-    "sibling_weight",
-    "unknown_images",
-    "overshoot",
-    "seed",
+_BEARING = {
+    "counterpart": {"layers", "strength", "ridge", "sibling_weight", "held", "rounds", "seed"},
+    "oblique": {
+        "layers",
+        "keys",
+        "toward",
+        "strength",
+        "retain_budget",
+        "ridge",
+        "sibling_weight",
+        "unknown_images",
+        "overshoot",
+        "seed",
+    },
+    "chip": {"layers", "sites", "top_k", "variance", "alpha"},
 }
+"""By method, the settings that bear on it."""
 
 
 @dataclass(frozen=True)
 class EditSettings:
     """Settings of an edit; docs/mathematics.md defines each. None means the method's own default.
 
-    method: `oblique` or `chip`. layers: such as `22-27`; by default all for oblique, the last ⌈6L/28⌉ for chip.
+    method: `counterpart`, `oblique` or `chip`. layers: such as `22-27`; by default all, for chip the last ⌈6L/28⌉.
+    strength (β), ridge (λ), sibling_weight (w): counterpart and oblique.
+    held (retained records that run beside the target), rounds (how often what slipped is weighed anew): counterpart.
     top_k (percent of neurons), variance (share of energy kept), alpha (weight of image tokens), sites (roles, such as
     `language,projector`): chip only.
-    keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K), overshoot (the
-    distortion up to which `beyond` enlarges a site's change): oblique only.
-    seed draws the unknown images. batch_size, records asked at once, changes speed and memory, not the result.
+    keys, toward, retain_budget (ε, instead of a strength), unknown_images (K), overshoot (the distortion up to which
+    `beyond` enlarges a site's change): oblique only.
+    seed draws the held records and the unknown images. batch_size, records asked at once: speed and memory, not the
+    result.
     """
 
-    method: str = "oblique"
+    method: str = "counterpart"
     layers: str | None = None
     sites: str = "language,projector"
     top_k: float = 10.0
@@ -50,6 +58,8 @@ class EditSettings:
     sibling_weight: float = 1.0
     unknown_images: int = 8
     overshoot: float = 0.01
+    held: int = 256
+    rounds: int = 3
     seed: int = 0
     batch_size: int = 16
 
@@ -65,6 +75,8 @@ class EditSettings:
         _require(0 <= self.sibling_weight < math.inf, "--sibling-weight must not be negative", self.sibling_weight)
         _require(self.unknown_images >= 1, "--unknown-images must be at least 1", self.unknown_images)
         _require(0 < self.overshoot < math.inf, "--overshoot must be above 0", self.overshoot)
+        _require(self.held >= 1, "--held must be at least 1", self.held)
+        _require(self.rounds >= 0, "--rounds must not be negative", self.rounds)
         _require(self.batch_size >= 1, "--batch-size must be at least 1", self.batch_size)
         if self.strength is not None:
             _require(0 < self.strength < math.inf, "--strength must be above 0", self.strength)
@@ -92,17 +104,24 @@ class EditSettings:
 
     def described(self) -> dict[str, Any]:
         """The settings that bear on the method, for plans, receipts and edit files."""
-        others = {"batch_size"} | (_CHIP_ONLY if self.method == "oblique" else _OBLIQUE_ONLY)
-        if self.toward == "mean" or self.keys == "image":
-            others |= {"unknown_images", "seed"}
-        if self.toward != "beyond" or self.keys == "image":
-            others |= {"overshoot"}
-        if self.method == "oblique" and self.keys == "image":
-            others |= {"layers", "toward"}
-        values = {key: value for key, value in asdict(self).items() if key not in others}
+        others = set(vars(self)) - _BEARING[self.method] - {"method"}
         if self.method == "oblique":
+            others |= self._idle_of_oblique()
+        values = {key: value for key, value in asdict(self).items() if key not in others}
+        if "strength" in values:
             values["strength"] = self.fixed_strength
         return {key: value for key, value in values.items() if value is not None}
+
+    def _idle_of_oblique(self) -> set[str]:
+        """Settings of the oblique method that its other settings leave without effect."""
+        idle = set()
+        if self.toward == "mean" or self.keys == "image":
+            idle |= {"unknown_images", "seed"}
+        if self.toward != "beyond" or self.keys == "image":
+            idle |= {"overshoot"}
+        if self.keys == "image":
+            idle |= {"layers", "toward"}
+        return idle
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def edit(
     model: ModelArgument,
     forget: Forget,
     data: Data,
-    method: Annotated[str, typer.Option(help="oblique or chip.", envvar="CHIP_METHOD")] = _STANDARD.method,
+    method: Annotated[str, typer.Option(help="counterpart, oblique or chip.", envvar="CHIP_METHOD")] = _STANDARD.method,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -59,17 +59,19 @@ def edit(
         typer.Option(help="oblique: mean, unknown (what other images would give), or beyond it.", envvar="CHIP_TOWARD"),
     ] = _STANDARD.toward,
     strength: Annotated[
-        float | None, typer.Option(help="oblique: the weight β of forgetting; 1 by default.", envvar="CHIP_STRENGTH")
+        float | None,
+        typer.Option(help="counterpart, oblique: the weight β of forgetting; 1 by default.", envvar="CHIP_STRENGTH"),
     ] = None,
     retain_budget: Annotated[
         float | None,
         typer.Option(help="oblique: the distortion ε of retained outputs that finds β.", envvar="CHIP_RETAIN_BUDGET"),
     ] = None,
     ridge: Annotated[
-        float, typer.Option(help="oblique: ridge λ of the metric.", envvar="CHIP_RIDGE")
+        float, typer.Option(help="counterpart, oblique: ridge λ of the metric.", envvar="CHIP_RIDGE")
     ] = _STANDARD.ridge,
     sibling_weight: Annotated[
-        float, typer.Option(help="oblique: extra weight w of the comparison records.", envvar="CHIP_SIBLING_WEIGHT")
+        float,
+        typer.Option(help="counterpart, oblique: extra weight w of comparison records.", envvar="CHIP_SIBLING_WEIGHT"),
     ] = _STANDARD.sibling_weight,
     unknown_images: Annotated[
         int, typer.Option(help="oblique, unknown and beyond: other images shown.", envvar="CHIP_UNKNOWN_IMAGES")
@@ -78,6 +80,13 @@ def edit(
         float,
         typer.Option(help="oblique, beyond: distortion up to which a change is enlarged.", envvar="CHIP_OVERSHOOT"),
     ] = _STANDARD.overshoot,
+    held: Annotated[
+        int, typer.Option(help="counterpart: retained records that run beside the target, at most.", envvar="CHIP_HELD")
+    ] = _STANDARD.held,
+    rounds: Annotated[
+        int,
+        typer.Option(help="counterpart: how often retained tokens that slip are weighed anew.", envvar="CHIP_ROUNDS"),
+    ] = _STANDARD.rounds,
     statistics: Annotated[
         Path | None,
         typer.Option(help="Statistics file, reused or made; beside the output by default.", envvar="CHIP_STATISTICS"),
@@ -123,6 +132,8 @@ def edit(
         sibling_weight=sibling_weight,
         unknown_images=unknown_images,
         overshoot=overshoot,
+        held=held,
+        rounds=rounds,
         seed=seed,
         batch_size=batch_size,
     )

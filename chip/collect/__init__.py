@@ -2,7 +2,15 @@
 
 from chip.collect.collector import Collector
 from chip.collect.gathering import BATCH_TOKENS, collect
-from chip.collect.keys import answer_counts, answer_inputs, answer_outputs, encode_all, image_inputs
+from chip.collect.keys import (
+    answer_counts,
+    answer_flows,
+    answer_inputs,
+    answer_margins,
+    answer_outputs,
+    encode_all,
+    image_inputs,
+)
 from chip.collect.parts import added, collect_parts, part_of, sketched_rows, without
 from chip.collect.sketch import FrequentDirections, Sketch
 from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statistics, Wanted
@@ -19,7 +27,9 @@ __all__ = [
     "Wanted",
     "added",
     "answer_counts",
+    "answer_flows",
     "answer_inputs",
+    "answer_margins",
     "answer_outputs",
     "collect",
     "collect_parts",

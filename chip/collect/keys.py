@@ -22,6 +22,9 @@ from chip.models.sites import Site, Watcher
 
 Take = Callable[[Tensor, Tensor], Tensor]
 
+_LOGITS_AT_ONCE = 512
+"""Tokens whose logits are made together: each has as many as the vocabulary."""
+
 
 def encode_all(
     loaded: LoadedModel, records: Sequence[Record], counted_images: Set[str] = frozenset()
@@ -56,9 +59,57 @@ def answer_outputs(
     sites: Sequence[Site],
     batch_tokens: int,
     notice: Notice = warnings.warn,
+    *,
+    at_block: bool = False,
 ) -> dict[str, Tensor]:
-    """What leaves each language site (its bias included) at the answer positions, (T, D) by site name."""
-    return _gather(loaded, groups, sites, batch_tokens, notice, lambda _, output: output)
+    """What leaves each language site (its bias included) at the answer positions, (T, D) by site name; `at_block`, what
+    leaves the block of those that have one."""
+    return _gather(loaded, groups, sites, batch_tokens, notice, lambda _, output: output, at_block=at_block)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What passes a language site at the answer positions: what enters it, `given` (T, d), and `leaving` (T, D), which
+    is what leaves its block where the site has one, and what leaves the site (its bias included) where not."""
+
+    given: Tensor
+    leaving: Tensor
+
+
+def answer_flows(
+    loaded: LoadedModel,
+    groups: Sequence[EncodedGroup],
+    sites: Sequence[Site],
+    batch_tokens: int,
+    notice: Notice = warnings.warn,
+) -> dict[str, Flow]:
+    """What enters and leaves each language site at the answer positions, by site name, in the order of the records."""
+
+    def both(given: Tensor, leaving: Tensor) -> Tensor:
+        return torch.cat([given, leaving], -1)
+
+    found = _gather(loaded, groups, sites, batch_tokens, notice, both, at_block=True)
+    inputs = {site.name: site.widths(loaded.model)[0] for site in sites}
+    return {name: Flow(rows[:, : inputs[name]], rows[:, inputs[name] :]) for name, rows in found.items()}
+
+
+def answer_margins(
+    loaded: LoadedModel, groups: Sequence[EncodedGroup], batch_tokens: int, notice: Notice = warnings.warn
+) -> Tensor:
+    """By how much the logit of each answer token exceeds the largest of all others, (T,), in the order of the records:
+    below zero, the token is not the likeliest."""
+    head = loaded.head
+    states = _gather(loaded, groups, [head], batch_tokens, notice, lambda given, _: given)[head.name]
+    answers = {at: one for group in groups for at, one in zip(group.group.records, group.encoded, strict=True)}
+    tokens = torch.cat([answers[position].answer_ids for position in sorted(answers)])
+    found = []
+    for rows, right in zip(states.split(_LOGITS_AT_ONCE), tokens.to(states.device).split(_LOGITS_AT_ONCE), strict=True):
+        with torch.no_grad():
+            logits = loaded.model.get_submodule(head.name)(rows.to(loaded.dtype)).to(rows.dtype)
+        own = logits.gather(1, right[:, None])
+        others = logits.scatter(1, right[:, None], -torch.inf).amax(1, keepdim=True)
+        found.append((own - others).flatten())
+    return torch.cat(found)
 
 
 def image_inputs(
@@ -103,6 +154,8 @@ def _gather(
     batch_tokens: int,
     notice: Notice,
     take: Take,
+    *,
+    at_block: bool = False,
 ) -> dict[str, Tensor]:
     """Rows at the answer positions, put back into the order of the records."""
     found = {site.name: _Rows() for site in sites}
@@ -119,7 +172,7 @@ def _gather(
 
             return keep
 
-        run_chunk(loaded, chunk, tokens, sites, watch)
+        run_chunk(loaded, chunk, tokens, sites, watch, at_block=at_block)
         for name, one in here.items():
             found[name].rows += one.rows
             found[name].records += one.records

@@ -75,6 +75,7 @@ class Family:
     main projector's last one at the end (none for text-only models).
     `shares_prefix`: what stands before the question (template and images) is computed without a look at what follows,
     by attention alone; never where the language model was found by name only, since nobody has looked.
+    `adds_output`: a layer adds what its last MLP linear puts out to the residual stream as it is, not normalised.
     `known` is False where the family was found by name only.
     """
 
@@ -86,6 +87,7 @@ class Family:
     skip: str | None = None
     tower: Tower | None = None
     shares_prefix: bool = False
+    adds_output: bool = False
     inputs: Inputs = field(default_factory=Inputs)
     known: bool = True
 
@@ -152,6 +154,7 @@ def _language(model_type: str, stem: str, names: Collection[str]) -> dict[str, A
         "mlp": tuple(entry["mlp"]),
         "attention": entry["attention"],
         "skip": entry.get("skip"),
+        "adds_output": not entry.get("normed", False),
     }
 
 

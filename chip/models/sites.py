@@ -18,7 +18,7 @@ from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint, StoredTensor
 from chip.models.families import Family, Linear, Tower
 
-Role = Literal["language", "projector", "vision", "attention"]
+Role = Literal["language", "projector", "vision", "attention", "head"]
 Watcher = Callable[[Tensor, Tensor], None]
 """Takes what enters a site and what leaves it: (..., d) and (..., D)."""
 
@@ -45,6 +45,9 @@ class Site:
     layer: language and attention sites, the language layer's number; vision sites, the tower's; projector, -1.
     linear: the last part of the name. last: a language site that writes into the residual stream; the projector's last
     linear. given, output: where the weight is a bare parameter (d, D), the modules whose outputs enter and leave it.
+    block: of a language site that writes into the residual stream, the layer that leaves what it puts out plus
+    something else; empty where it is normalised first, or nobody looked. The `head`, which turns what the layers leave
+    into logits, is watched and never edited.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Site:
     last: bool = False
     given: str = ""
     output: str = ""
+    block: str = ""
     patches: Patches | None = None
 
     @property
@@ -82,13 +86,14 @@ class Site:
         outputs, inputs = self.weight(model).shape
         return inputs, outputs
 
-    def watch(self, model: nn.Module, watcher: Watcher) -> "Watch":
+    def watch(self, model: nn.Module, watcher: Watcher, at_block: bool = False) -> "Watch":
         """Call `watcher` with what enters and leaves this site at each of its forward passes, until `remove()`.
 
         At a vision site, rows that are no patch (a class token, padding) are left out; at a projector site, rows of
-        tiles that are padding. What the watcher raises ends the forward pass.
+        tiles that are padding. `at_block`: of a site with a block, what leaves that takes the place of what leaves the
+        site. Of the head, what enters it alone is told, twice. What the watcher raises ends the forward pass.
         """
-        return Watch(self, model, watcher)
+        return Watch(self, model, watcher, at_block)
 
     def _linear(self, model: nn.Module) -> nn.Linear:
         module = model.get_submodule(self.name)
@@ -102,8 +107,8 @@ class Site:
 class Watch:
     """The hooks by which a site is watched. `remove()` takes them off."""
 
-    def __init__(self, site: Site, model: nn.Module, watcher: Watcher) -> None:
-        self._site, self._watcher = site, watcher
+    def __init__(self, site: Site, model: nn.Module, watcher: Watcher, at_block: bool) -> None:
+        self._site, self._watcher, self._at_block = site, watcher, at_block
         self._given, self._tiles = torch.empty(0), torch.empty(0)
         self._hooks = list(self._hook(model))
 
@@ -121,6 +126,20 @@ class Watch:
             yield model.get_submodule(site.given).register_forward_hook(self._see_given)
             yield model.get_submodule(site.output).register_forward_hook(
                 lambda _module, _inputs, output: self._tell(self._given, output)
+            )
+        elif site.role == "head":
+            # Before it: logits of all positions would be by far the largest tensor of the pass.
+            yield model.get_submodule(site.name).register_forward_pre_hook(
+                lambda _module, inputs: self._tell(inputs[0], inputs[0])
+            )
+        elif self._at_block and site.block:
+            yield model.get_submodule(site.name).register_forward_pre_hook(
+                lambda module, inputs: self._see_given(module, None, inputs[0])
+            )
+            yield model.get_submodule(site.block).register_forward_hook(
+                lambda _module, _inputs, output: self._tell(
+                    self._given, output if torch.is_tensor(output) else output[0]
+                )
             )
         else:
             yield model.get_submodule(site.name).register_forward_hook(
@@ -196,7 +215,8 @@ def _language_sites(family: Family, names: set[str]) -> Iterator[Site]:
             yield Site(f"{layer}.{family.attention}", "attention", number, _last_part(family.attention))
         for linear in family.mlp:
             last = linear == family.mlp[-1]
-            yield Site(f"{layer}.{linear}", "language", number, _last_part(linear), last)
+            block = layer if last and family.adds_output else ""
+            yield Site(f"{layer}.{linear}", "language", number, _last_part(linear), last, block=block)
 
 
 def _layers(stem: str, names: set[str]) -> list[str]:

@@ -81,8 +81,9 @@ class Solved:
 def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, ...]:
     """The sites that a method edits, in forward order.
 
-    CHIP: those of the roles in its settings, of its layers where they are the language model's. Oblique: with answer
-    keys the last MLP linear of its layers, with image keys the projector's last linear; `both` is answer keys alone
+    CHIP: those of the roles in its settings, of its layers where they are the language model's. Counterpart: the last
+    MLP linear of its layers. Oblique: with answer keys the same, with image keys the projector's last linear; `both` is
+    answer keys alone
     where there is no projector. Raises ChipError where the model has no site of a role that was asked for; a text-only
     model needs no projector beside other roles.
     """
@@ -97,10 +98,12 @@ def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, .
         if absent and (absent != ["projector"] or not chosen):
             raise ChipError(f"--sites {settings.sites}: chip knows no {absent[0]} sites of this model")
         return tuple(chosen)
+    answer = tuple(site for site in sites if site.role == "language" and site.last and site.layer in layers)
+    if settings.method == "counterpart":
+        return answer
     image = [site for site in sites if site.role == "projector" and site.last]
     if settings.keys == "image" and not image:
         raise ChipError("--keys image: this model has no vision-language projector; use --keys answer")
-    answer = [site for site in sites if site.role == "language" and site.last and site.layer in layers]
     return (*(image if settings.keys != "answer" else ()), *(answer if settings.keys != "image" else ()))
 
 

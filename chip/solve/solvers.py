@@ -23,6 +23,7 @@ from chip.models.checkpoint import StoredTensor
 from chip.models.sites import Site
 from chip.records.digests import divide_images, image_digest, images_of
 from chip.solve import oblique, orthogonal
+from chip.solve.counterpart import solve_counterpart
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored, weight_change
 from chip.solve.retained import Retained, metric_of, retained_answers
 
@@ -97,7 +98,11 @@ def solve_oblique(problem: Problem) -> Solved:
     return as_edit(problem, changes, reports)
 
 
-_SOLVERS: Mapping[str, Callable[[Problem], Solved]] = {"chip": solve_orthogonal, "oblique": solve_oblique}
+_SOLVERS: Mapping[str, Callable[[Problem], Solved]] = {
+    "counterpart": solve_counterpart,
+    "chip": solve_orthogonal,
+    "oblique": solve_oblique,
+}
 
 
 def _stored(tensor: StoredTensor) -> Tensor:

@@ -1,0 +1,265 @@
+"""The counterpart method, the default: the target's answers are made to go on as somebody else's would.
+
+Every answer token of the target has a counterpart in a retained answer (`chip.solve.counterparts`). At each site, in
+forward order, the smallest change is found that makes what leaves the site's block at the target's tokens what the
+unedited model left at their counterparts, and that brings what leaves it at retained tokens back to what it was before
+any site was changed. What the sites before did wrong is thus made good by those after. Retained tokens that are no
+longer surely the likeliest once all sites are changed weigh more in another round, from the start.
+
+The closed form is docs/mathematics.md, "Counterparts"; nothing is trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chip.collect import (
+    Moments,
+    SecondMoments,
+    Sketch,
+    answer_counts,
+    answer_flows,
+    answer_margins,
+    answer_outputs,
+    collect_parts,
+    encode_all,
+    without,
+)
+from chip.collect.grouping import EncodedGroup
+from chip.models.sites import Site
+from chip.solve.counterparts import Answered, find_counterparts
+from chip.solve.held import donors, held_records, shape
+from chip.solve.metric import DenseMetric, LowRankMetric
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored, weight_change
+
+_SURE = 1.0
+"""A retained token slips where its logit exceeds all others by less than this, and by less than before the edit."""
+
+_HEAVIER = 4.0
+"""How many times more a token that slips weighs in the next round."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The answer tokens of a request, N in number: the target's T first, then those of the held records.
+
+    compared: (N - T,), which of the held ones are the comparison's. counterparts: (T,), each a place among the N.
+    differs: (T,), whether the counterpart is another token. records: (N,), the record that each is of.
+    """
+
+    target: int
+    compared: Tensor
+    counterparts: Tensor
+    differs: Tensor
+    records: Tensor
+
+    @property
+    def held(self) -> int:
+        return len(self.compared)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each token counts: `retain` (N - T,) as in the metric of the oblique projection, `target` (T,) the
+    strength shared out; `heavier` (N,) is what rounds have made of that."""
+
+    retain: Tensor
+    target: Tensor
+    heavier: Tensor
+
+    def raised(self, slipping: Tensor) -> "Weights":
+        """The same with those that slip heavier still."""
+        return Weights(self.retain, self.target, torch.where(slipping, self.heavier * _HEAVIER, self.heavier))
+
+
+@dataclass(frozen=True)
+class SiteChange:
+    """What a round found for one site: the change (D, d) and the share of the retained outputs' energy it alters."""
+
+    delta: Tensor
+    relative: float
+    distortion: float
+
+
+def solve_counterpart(problem: Problem) -> Solved:
+    """Counterparts at the last MLP linear of the chosen layers. The model's weights are as before when it returns."""
+    loaded, settings = problem.loaded, problem.settings
+    sites = chosen_sites(loaded.sites, settings)
+    held = held_records(problem, settings.held)
+    groups = encode_all(loaded, problem.records((*problem.split.target, *held)))
+    tokens = _tokens(problem, held, groups)
+    unheld = _unheld(problem, sites, held)
+    aims = _aims(problem, sites, groups, tokens)
+    margins = answer_margins(loaded, groups, problem.batch_tokens, problem.notice)
+    weights = _weights(problem, tokens, next(iter(unheld.values())))
+    best: tuple[int, Mapping[str, SiteChange]] | None = None
+    for number in range(settings.rounds + 1):
+        with restored(loaded.model, sites):
+            changes = _round(problem, sites, groups, aims, unheld, weights, number)
+            now = answer_margins(loaded, groups, problem.batch_tokens, problem.notice)
+        slipping = _slipping(margins, now, tokens)
+        if best is None or int(slipping.sum()) < best[0]:
+            best = int(slipping.sum()), changes
+        if not slipping.any():
+            break
+        weights = weights.raised(slipping.to(weights.heavier.device))
+    assert best is not None
+    return as_edit(
+        problem,
+        [weight_change(problem.stored[name], one.delta, None) for name, one in best[1].items()],
+        [
+            SiteReport(name, min(one.delta.shape), one.relative, one.distortion, settings.fixed_strength)
+            for name, one in best[1].items()
+        ],
+    )
+
+
+def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup]) -> Tokens:
+    counts = answer_counts(groups)
+    encoded = {at: one for group in groups for at, one in zip(group.group.records, group.encoded, strict=True)}
+    answers = [tuple(encoded[place].answer_ids.tolist()) for place in sorted(encoded)]
+    targets = problem.records(problem.split.target)
+    ranks = donors(problem, held)
+    answered = [
+        Answered(number, shape(problem.hierarchy.records[position]), answers[len(targets) + number], ranks[position])
+        for number, position in enumerate(held)
+    ]
+    found = find_counterparts(targets, answers[: len(targets)], answered)
+    starts = torch.tensor([0, *counts]).cumsum(0)
+    own = [token for answer in answers[: len(targets)] for token in answer]
+    compared = set(problem.split.comparison)
+    per_record = torch.tensor([position in compared for position in held], dtype=torch.bool)
+    sizes = torch.tensor(counts)
+    return Tokens(
+        target=len(own),
+        compared=per_record.repeat_interleave(sizes[len(targets) :]),
+        counterparts=torch.tensor([int(starts[len(targets) + one.number]) + one.place for one in found]),
+        differs=torch.tensor(
+            [answered[one.number].tokens[one.place] != token for one, token in zip(found, own, strict=True)]
+        ),
+        records=torch.arange(len(counts)).repeat_interleave(sizes),
+    )
+
+
+def _unheld(problem: Problem, sites: Sequence[Site], held: Sequence[int]) -> dict[str, SecondMoments | None]:
+    """By site, the moments of the retained records that are not held, unedited model; None where there are none."""
+    running = problem.among_counted(sorted((*problem.split.target, *held)))
+    if len(running) == len(problem.counted):
+        return {site.name: None for site in sites}
+    totals = {site.name: problem.statistics.answer[site.name] for site in sites}
+    parts = collect_parts(
+        problem.loaded,
+        problem.records(running),
+        totals,
+        batch_tokens=problem.batch_tokens,
+        track=problem.track,
+        doing="running the target's and the held records",
+        notice=problem.notice,
+    )
+    return {name: without(total, parts[name]) for name, total in totals.items()}
+
+
+def _aims(problem: Problem, sites: Sequence[Site], groups: Sequence[EncodedGroup], tokens: Tokens) -> dict[str, Tensor]:
+    """What shall leave each site's block, (N, D) by site name: of the target what leaves it at the counterparts, of
+    the held records what leaves it now."""
+    leaving = answer_outputs(problem.loaded, groups, sites, problem.batch_tokens, problem.notice, at_block=True)
+    for rows in leaving.values():
+        rows[: tokens.target] = rows[tokens.counterparts.to(rows.device)]
+    return leaving
+
+
+def _weights(problem: Problem, tokens: Tokens, unheld: SecondMoments | None) -> Weights:
+    """1/n for each of the n retained tokens, and w/m more for each of the m comparison tokens that are held; β/T for
+    each of the target's."""
+    settings, strength = problem.settings, problem.settings.fixed_strength or 0.0
+    retained = tokens.held + (0 if unheld is None else unheld.count)
+    retain = torch.full((tokens.held,), 1 / retained, dtype=torch.float64)
+    if tokens.compared.any():
+        retain[tokens.compared] += settings.sibling_weight / int(tokens.compared.sum())
+    target = torch.full((tokens.target,), strength / tokens.target, dtype=torch.float64)
+    return Weights(retain, target, torch.ones(tokens.target + tokens.held, dtype=torch.float64))
+
+
+def _round(
+    problem: Problem,
+    sites: Sequence[Site],
+    groups: Sequence[EncodedGroup],
+    aims: Mapping[str, Tensor],
+    unheld: Mapping[str, SecondMoments | None],
+    weights: Weights,
+    number: int,
+) -> dict[str, SiteChange]:
+    """Change one site after the other in the live model, each on what those before it have left."""
+    changes = {}
+    for site in problem.track(sites, f"solving site by site, round {number + 1}"):
+        flow = answer_flows(problem.loaded, groups, [site], problem.batch_tokens, problem.notice)[site.name]
+        live = site.weight(problem.loaded.model)
+        lacking = aims[site.name] - flow.leaving
+        found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld[site.name], problem.settings.ridge)
+        live.copy_(live.to(found.delta) + found.delta)
+        changes[site.name] = found
+    return changes
+
+
+def solve_site(
+    weight: Tensor,
+    keys: Tensor,
+    lacking: Tensor,
+    weights: Weights,
+    unheld: SecondMoments | None,
+    ridge: float,
+) -> SiteChange:
+    """The change Δ of a weight (D, d) that solves, over tokens x (rows of `keys`, (N, d)) that lack r (N, D),
+
+        min  tr(Δ U Δᵀ) / n + Σ ω ‖Δ x − r‖² + λ tr(M)/d ‖Δ‖²,
+
+    U the sum over the retained tokens that are not among the rows, n the number of all that are retained, M the
+    second moment of what is retained, weighted as the metric of the oblique projection.
+    """
+    retain, target = weights.retain.to(keys), weights.target.to(keys)
+    omega = torch.cat([target, retain]) * weights.heavier.to(keys)
+    held = keys[len(target) :] * retain.sqrt()[:, None]
+    retained = len(retain) + (0 if unheld is None else unheld.count)
+    rows, right = keys * omega.sqrt()[:, None], (keys * omega[:, None]).T @ lacking
+    match unheld:
+        case Sketch():
+            completed, level = unheld.completed
+            others = completed.to(keys) / retained**0.5
+            level = level / retained
+        case _:
+            others, level = held[:0], 0.0
+    outer = unheld.outer.to(keys) / retained if isinstance(unheld, Moments) else None
+    energy = held.square().sum() + others.square().sum() + level * keys.shape[1]
+    if outer is not None:
+        energy = energy + outer.trace()
+    floor = ridge * float(energy) / keys.shape[1]
+    if isinstance(unheld, Sketch):
+        delta = LowRankMetric(torch.cat([rows, others]), level + floor, 0.0).solve(right).T
+    else:
+        moment = rows.T @ rows if outer is None else torch.addmm(outer, rows.T, rows)
+        delta = DenseMetric(moment, floor * len(moment) / float(moment.trace())).solve(right).T
+    altered, whole = (
+        _energy(matrix, held, others, outer) + level * float(matrix.square().sum()) for matrix in (delta, weight)
+    )
+    return SiteChange(delta, float(delta.norm() / weight.norm()), altered / whole)
+
+
+def _energy(matrix: Tensor, held: Tensor, others: Tensor, outer: Tensor | None) -> float:
+    """tr(B M Bᵀ) for a matrix B (n, d), M from rows and, where there is one, a sum (d, d)."""
+    energy = (held @ matrix.T).square().sum() + (others @ matrix.T).square().sum()
+    if outer is not None:
+        energy = energy + ((matrix @ outer) * matrix).sum()
+    return float(energy)
+
+
+def _slipping(before: Tensor, now: Tensor, tokens: Tokens) -> Tensor:
+    """(N,), the held tokens that are no longer surely the likeliest, and those of the target by which an answer that is
+    still given in full could be told apart."""
+    slipping = now < before.clamp(max=_SURE)
+    wrong = (now[: tokens.target] < 0).to(torch.int64)
+    records = tokens.records[: tokens.target].to(wrong.device)
+    missed = torch.zeros(int(records[-1]) + 1, dtype=torch.int64, device=wrong.device).index_add_(0, records, wrong)
+    slipping[: tokens.target] = (missed[records] == 0) & tokens.differs.to(wrong.device)
+    return slipping

@@ -1,0 +1,93 @@
+"""Which retained records run beside the target: those whose answers stand in for its own, and those that are watched.
+
+They are at most so many, whatever the number of retained records, so that a request takes no longer where there are
+more of them. What is not among them is held by the statistics alone.
+"""
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+
+from chip.errors import ChipError
+from chip.hierarchy import NodePath, Record
+from chip.solve.problem import Problem
+
+_ALIKE_ENOUGH = 512
+"""Comparison records that are looked through for a like question, where none is the same."""
+
+
+def held_records(problem: Problem, most: int) -> tuple[int, ...]:
+    """Positions of at most `most` retained records: half of them those that ask what the target's records ask, then
+    the comparison records, then the others; of each, from all nodes once before from any twice, drawn by seed.
+
+    Raises ChipError where that is not even one record for each of the target's questions.
+    """
+    split, draw = problem.split, random.Random(problem.settings.seed)
+    asking = [_asking(problem, shape, draw) for shape in target_shapes(problem)]
+    if most < len(asking):
+        raise ChipError(f"--held {most} is too few: the target asks {len(asking)} different questions")
+    first = list(dict.fromkeys(_in_turn(asking)))[: max(most // 2, len(asking))]
+    compared = by_node(problem, split.comparison, draw)
+    others = by_node(problem, split.retain, draw)
+    return tuple(sorted(list(dict.fromkeys((*first, *compared, *others)))[:most]))
+
+
+def target_shapes(problem: Problem) -> list[str]:
+    """The distinct shapes of the target's questions, in order."""
+    return sorted({shape(record) for record in problem.records(problem.split.target)})
+
+
+def shape(record: Record) -> str:
+    """A question without the names of the nodes that its record is of: what two nodes' records ask alike."""
+    names = "|".join(re.escape(name) for name in sorted(record.path, key=len, reverse=True))
+    return re.sub(rf"(?<!\w)(?:{names})(?!\w)", "…", record.question)
+
+
+def by_node(problem: Problem, positions: Sequence[int], draw: random.Random) -> list[int]:
+    """The positions, drawn from all their nodes once before from any of them twice."""
+    nodes: dict[NodePath, list[int]] = {}
+    for position in draw.sample(positions, len(positions)):
+        nodes.setdefault(problem.hierarchy.paths[position], []).append(position)
+    return list(_in_turn(nodes.values()))
+
+
+def donors(problem: Problem, held: Sequence[int]) -> dict[int, int]:
+    """How near held records are to the target, as ranks by position, the nearest first: the comparison's nodes before
+    others, and one node's records together, so that what stands in for the target is of a piece."""
+    depth = max(map(len, problem.split.targets))
+    compared, draw = set(problem.split.comparison), random.Random(problem.settings.seed)
+    nodes = sorted({problem.hierarchy.paths[position][:depth] for position in held})
+    near = {problem.hierarchy.paths[position][:depth] for position in held if position in compared}
+    order = sorted(draw.sample(nodes, len(nodes)), key=lambda node: node not in near)
+    rank = {node: number for number, node in enumerate(order)}
+    return {position: rank[problem.hierarchy.paths[position][:depth]] for position in held}
+
+
+def _asking(problem: Problem, wanted: str, draw: random.Random) -> list[int]:
+    """Retained records whose question has a shape, comparison records first; where there is none, the comparison
+    records whose words are most like it."""
+    compared = by_node(problem, problem.split.comparison, draw)
+    same = [position for position in compared if shape(problem.hierarchy.records[position]) == wanted]
+    known = set(same)
+    same += [
+        position
+        for position in by_node(problem, problem.split.retain, draw)
+        if position not in known and shape(problem.hierarchy.records[position]) == wanted
+    ]
+    if same:
+        return same
+    few = compared[:_ALIKE_ENOUGH]
+    return sorted(few, key=lambda position: -likeness(wanted, shape(problem.hierarchy.records[position])))[:8]
+
+
+def likeness(first: str, second: str) -> float:
+    """The share of the words of both that they have in common, from 0 to 1."""
+    one, other = set(first.lower().split()), set(second.lower().split())
+    return len(one & other) / max(len(one | other), 1)
+
+
+def _in_turn(lists: Iterable[Sequence[int]]) -> Iterator[int]:
+    """The first of each, then the second of each, and so on."""
+    for places in zip_longest(*lists):
+        yield from (place for place in places if place is not None)
