@@ -20,6 +20,7 @@ _OBLIQUE_ONLY = {
     "sibling_weight",
     "unknown_images",
     "overshoot",
+    "refresh",
     "seed",
 }
 
@@ -32,8 +33,10 @@ class EditSettings:
     top_k (percent of neurons), variance (share of energy kept), alpha (weight of image tokens), sites (roles, such as
     `language,projector`): chip only.
     keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K), overshoot (the
-    distortion up to which `beyond` enlarges a site's change): oblique only.
-    seed draws the unknown images. batch_size, records asked at once, changes speed and memory, not the result.
+    distortion up to which `beyond` enlarges a site's change), refresh (retained records whose keys are taken again at
+    every answer site; 0: the statistics alone): oblique only.
+    seed draws the unknown images, and the records that refresh. batch_size, records asked at once, changes speed and
+    memory, not the result.
     """
 
     method: str = "oblique"
@@ -50,6 +53,7 @@ class EditSettings:
     sibling_weight: float = 1.0
     unknown_images: int = 8
     overshoot: float = 0.01
+    refresh: int = 0
     seed: int = 0
     batch_size: int = 16
 
@@ -65,6 +69,7 @@ class EditSettings:
         _require(0 <= self.sibling_weight < math.inf, "--sibling-weight must not be negative", self.sibling_weight)
         _require(self.unknown_images >= 1, "--unknown-images must be at least 1", self.unknown_images)
         _require(0 < self.overshoot < math.inf, "--overshoot must be above 0", self.overshoot)
+        _require(self.refresh >= 0, "--refresh is a number of records, not negative", self.refresh)
         _require(self.batch_size >= 1, "--batch-size must be at least 1", self.batch_size)
         if self.strength is not None:
             _require(0 < self.strength < math.inf, "--strength must be above 0", self.strength)
@@ -93,8 +98,10 @@ class EditSettings:
     def described(self) -> dict[str, Any]:
         """The settings that bear on the method, for plans, receipts and edit files."""
         others = {"batch_size"} | (_CHIP_ONLY if self.method == "oblique" else _OBLIQUE_ONLY)
-        if self.toward == "mean" or self.keys == "image":
-            others |= {"unknown_images", "seed"}
+        draws, refreshes = self.toward != "mean" and self.keys != "image", self.refresh > 0 and self.keys != "image"
+        others |= set() if draws else {"unknown_images"}
+        others |= set() if refreshes else {"refresh"}
+        others |= set() if draws or refreshes else {"seed"}
         if self.toward != "beyond" or self.keys == "image":
             others |= {"overshoot"}
         if self.method == "oblique" and self.keys == "image":

@@ -78,6 +78,13 @@ def edit(
         float,
         typer.Option(help="oblique, beyond: distortion up to which a change is enlarged.", envvar="CHIP_OVERSHOOT"),
     ] = _STANDARD.overshoot,
+    refresh: Annotated[
+        int,
+        typer.Option(
+            help="oblique: retained records whose keys are taken again at every site; 0 for none.",
+            envvar="CHIP_REFRESH",
+        ),
+    ] = _STANDARD.refresh,
     statistics: Annotated[
         Path | None,
         typer.Option(help="Statistics file, reused or made; beside the output by default.", envvar="CHIP_STATISTICS"),
@@ -123,6 +130,7 @@ def edit(
         sibling_weight=sibling_weight,
         unknown_images=unknown_images,
         overshoot=overshoot,
+        refresh=refresh,
         seed=seed,
         batch_size=batch_size,
     )

@@ -115,13 +115,13 @@ def retained_answers(problem: Problem, sites: Sequence[Site]) -> dict[str, Retai
     """What each site's metric is made of: passes over the target's and the comparison's records, unedited model.
 
     A part of fewer tokens than a site has inputs is kept as rows there: how many it has is reckoned from what a record
-    had on average when the total was counted.
+    had on average when the total was counted. Where retained keys are refreshed, no comparison is run.
     """
     split, totals = problem.split, {site.name: problem.statistics.answer[site.name] for site in sites}
     compared = problem.among_counted(split.comparison)
-    everything = compared == problem.among_counted(split.retain)
+    needless = problem.settings.refresh or compared == problem.among_counted(split.retain)
     target = _parts(problem, sites, totals, problem.among_counted(split.target), "running the target's records")
-    comparison = {} if everything else _parts(problem, sites, totals, compared, "running the comparison records")
+    comparison = {} if needless else _parts(problem, sites, totals, compared, "running the comparison records")
     return {name: Retained(name, total, target[name], comparison.get(name)) for name, total in totals.items()}
 
 
