@@ -1,4 +1,4 @@
-"""Whether a request fits: what its keys, its system and its metric take, reckoned before anything runs."""
+"""Whether a request can be solved at all, before anything runs: that its moments are there, and that it fits."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,8 @@ from chip.solve.problem import Problem
 
 
 def refuse_too_large(problem: Problem, sites: Sequence[Site], keys: int) -> None:
-    """Raise ChipError where `keys` target keys at these sites take more than is free on the model's device.
+    """Raise ChipError where `keys` target keys at these sites take more than is free on the model's device, or where
+    the statistics lack a site's second moments.
 
     Of d inputs and D outputs: keys, solved keys and a basis (T, d), aims and residual (T, D), and the aims of all sites
     at once; a system of the smaller of T and d, three times; and the metric, a moment and its factor (d, d) or a
@@ -20,9 +21,14 @@ def refuse_too_large(problem: Problem, sites: Sequence[Site], keys: int) -> None
     """
     if not sites:
         return
+    totals = {**problem.statistics.answer, **problem.statistics.image}
+    if lacking := [site.name for site in sites if site.name not in totals]:
+        raise ChipError(
+            f"the statistics hold no second moments of {lacking[0]}, which --method oblique needs; collect them with "
+            "`chip collect`, or leave --statistics out"
+        )
     size, model = accumulator_dtype(problem.loaded.device).itemsize, problem.loaded.model
     widths = {site.name: site.widths(model) for site in sites}
-    totals = {**problem.statistics.answer, **problem.statistics.image}
 
     def parts(site: str) -> tuple[int, int, int]:
         inputs, outputs = widths[site]

@@ -198,8 +198,9 @@ def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     owned = [rows for digest, rows in target.items() if digest in images.owned]
     others = image_inputs(problem.loaded, problem.records(images.comparison_records), site, size, problem.notice)
     compared = [rows for digest, rows in others.items() if digest in images.comparison]
-    keys, total = torch.cat(owned), problem.statistics.image[site.name]
+    keys = torch.cat(owned)
     refuse_too_large(problem, [site], len(keys))
+    total = problem.statistics.image[site.name]
     counted = images_of(problem.records(sorted(problem.counted)))
     own = [rows for digest, rows in target.items() if digest in images.owned & counted]
     retained = Retained(site.name, total, torch.cat(own) if own else keys[:0], torch.cat(compared))
