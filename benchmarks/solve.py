@@ -147,9 +147,9 @@ def describe(found: dict[str, Any]) -> str:
     lines = [
         f"# Solving\n\nchip {VERSION}, {found['machine']}. `python benchmarks/solve.py`; see there what is what. "
         "Seconds by the clock, and of processor in brackets; *load* is the machine's load average, of other work too.\n"
-        "\n## A site\n\n"
+        "\n## A site\n\nchip counts operations beforehand and takes the way with fewer; both are shown.\n\n"
         "| inputs × outputs | keys + comparison | factorised, once | energy of the weight, once | a target on it "
-        "| a target with a factor of its own | changes apart | MiB | load |\n"
+        "| a target with a factor of its own | changes apart | MiB beyond the total | load |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     ]
     for row in found["sites"]:
