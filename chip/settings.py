@@ -22,6 +22,7 @@ _BEARING = {
         "sibling_weight",
         "unknown_images",
         "overshoot",
+        "refresh",
         "seed",
     },
     "chip": {"layers", "sites", "top_k", "variance", "alpha"},
@@ -42,6 +43,11 @@ class EditSettings:
     `beyond` enlarges a site's change): oblique only.
     seed draws the held records and the unknown images. batch_size, records asked at once: speed and memory, not the
     result.
+    keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K), overshoot (the
+    distortion up to which `beyond` enlarges a site's change), refresh (retained records whose keys are taken again at
+    every answer site; 0: the statistics alone): oblique only.
+    seed draws the unknown images, and the records that refresh. batch_size, records asked at once, changes speed and
+    memory, not the result.
     """
 
     method: str = "counterpart"
@@ -60,6 +66,7 @@ class EditSettings:
     overshoot: float = 0.01
     held: int = 256
     rounds: int = 3
+    refresh: int = 0
     seed: int = 0
     batch_size: int = 16
 
@@ -77,6 +84,7 @@ class EditSettings:
         _require(0 < self.overshoot < math.inf, "--overshoot must be above 0", self.overshoot)
         _require(self.held >= 1, "--held must be at least 1", self.held)
         _require(self.rounds >= 0, "--rounds must not be negative", self.rounds)
+        _require(self.refresh >= 0, "--refresh is a number of records, not negative", self.refresh)
         _require(self.batch_size >= 1, "--batch-size must be at least 1", self.batch_size)
         if self.strength is not None:
             _require(0 < self.strength < math.inf, "--strength must be above 0", self.strength)
@@ -114,9 +122,10 @@ class EditSettings:
 
     def _idle_of_oblique(self) -> set[str]:
         """Settings of the oblique method that its other settings leave without effect."""
-        idle = set()
-        if self.toward == "mean" or self.keys == "image":
-            idle |= {"unknown_images", "seed"}
+        draws, refreshes = self.toward != "mean" and self.keys != "image", self.refresh > 0 and self.keys != "image"
+        idle = set() if draws else {"unknown_images"}
+        idle |= set() if refreshes else {"refresh"}
+        idle |= set() if draws or refreshes else {"seed"}
         if self.toward != "beyond" or self.keys == "image":
             idle |= {"overshoot"}
         if self.keys == "image":

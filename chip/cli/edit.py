@@ -87,6 +87,13 @@ def edit(
         int,
         typer.Option(help="counterpart: how often retained tokens that slip are weighed anew.", envvar="CHIP_ROUNDS"),
     ] = _STANDARD.rounds,
+    refresh: Annotated[
+        int,
+        typer.Option(
+            help="oblique: retained records whose keys are taken again at every site; 0 for none.",
+            envvar="CHIP_REFRESH",
+        ),
+    ] = _STANDARD.refresh,
     statistics: Annotated[
         Path | None,
         typer.Option(help="Statistics file, reused or made; beside the output by default.", envvar="CHIP_STATISTICS"),
@@ -134,6 +141,7 @@ def edit(
         overshoot=overshoot,
         held=held,
         rounds=rounds,
+        refresh=refresh,
         seed=seed,
         batch_size=batch_size,
     )

@@ -62,15 +62,15 @@ def answer_outputs(
     *,
     at_block: bool = False,
 ) -> dict[str, Tensor]:
-    """What leaves each language site (its bias included) at the answer positions, (T, D) by site name; `at_block`, what
-    leaves the block of those that have one."""
+    """What leaves each language site (its bias included) at the answer positions, (T, D) by site name; `at_block`, the
+    residual stream behind those that have one."""
     return _gather(loaded, groups, sites, batch_tokens, notice, lambda _, output: output, at_block=at_block)
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What passes a language site at the answer positions: what enters it, `given` (T, d), and `leaving` (T, D), which
-    is what leaves its block where the site has one, and what leaves the site (its bias included) where not."""
+    """What passes a language site at the answer positions: what enters it, `given` (T, d), and `leaving` (T, D): the
+    residual stream behind it where the site has a block, and what leaves the site (its bias included) where not."""
 
     given: Tensor
     leaving: Tensor

@@ -45,9 +45,9 @@ class Site:
     layer: language and attention sites, the language layer's number; vision sites, the tower's; projector, -1.
     linear: the last part of the name. last: a language site that writes into the residual stream; the projector's last
     linear. given, output: where the weight is a bare parameter (d, D), the modules whose outputs enter and leave it.
-    block: of a language site that writes into the residual stream, the layer that leaves what it puts out plus
-    something else; empty where it is normalised first, or nobody looked. The `head`, which turns what the layers leave
-    into logits, is watched and never edited.
+    block: of a site that writes into the residual stream, the layer that adds what it puts out to it as it is; empty
+    where that is normalised first, or nobody looked. The `head`, which turns what the layers leave into logits, is
+    watched and never edited.
     """
 
     name: str
@@ -90,8 +90,8 @@ class Site:
         """Call `watcher` with what enters and leaves this site at each of its forward passes, until `remove()`.
 
         At a vision site, rows that are no patch (a class token, padding) are left out; at a projector site, rows of
-        tiles that are padding. `at_block`: of a site with a block, what leaves that takes the place of what leaves the
-        site. Of the head, what enters it alone is told, twice. What the watcher raises ends the forward pass.
+        tiles that are padding. `at_block`: of a site with a block, the residual stream behind the site takes the place
+        of what leaves it. Of the head, what enters it alone is told, twice. What the watcher raises ends the pass.
         """
         return Watch(self, model, watcher, at_block)
 
@@ -109,7 +109,7 @@ class Watch:
 
     def __init__(self, site: Site, model: nn.Module, watcher: Watcher, at_block: bool) -> None:
         self._site, self._watcher, self._at_block = site, watcher, at_block
-        self._given, self._tiles = torch.empty(0), torch.empty(0)
+        self._given, self._stream, self._tiles = torch.empty(0), torch.empty(0), torch.empty(0)
         self._hooks = list(self._hook(model))
 
     def remove(self) -> None:
@@ -132,6 +132,11 @@ class Watch:
             yield model.get_submodule(site.name).register_forward_pre_hook(
                 lambda _module, inputs: self._tell(inputs[0], inputs[0])
             )
+        elif self._at_block and site.block and site.role == "attention":
+            yield model.get_submodule(site.block).register_forward_pre_hook(self._see_stream, with_kwargs=True)
+            yield model.get_submodule(site.name).register_forward_hook(
+                lambda _module, inputs, output: self._tell(inputs[0], self._stream + output)
+            )
         elif self._at_block and site.block:
             yield model.get_submodule(site.name).register_forward_pre_hook(
                 lambda module, inputs: self._see_given(module, None, inputs[0])
@@ -148,6 +153,9 @@ class Watch:
 
     def _see_tiles(self, mask: str, _: nn.Module, __: tuple[object, ...], named: dict[str, Tensor]) -> None:
         self._tiles = named[mask].flatten(0, -2).bool()
+
+    def _see_stream(self, _: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        self._stream = inputs[0] if inputs else named["hidden_states"]
 
     def _see_given(self, _: nn.Module, __: object, output: Tensor) -> None:
         self._given = output
@@ -212,7 +220,8 @@ def _language_sites(family: Family, names: set[str]) -> Iterator[Site]:
         if f"{layer}.{family.skip}" in names:
             continue
         if family.attention is not None and f"{layer}.{family.attention}" in names:
-            yield Site(f"{layer}.{family.attention}", "attention", number, _last_part(family.attention))
+            block = layer if family.adds_output else ""
+            yield Site(f"{layer}.{family.attention}", "attention", number, _last_part(family.attention), block=block)
         for linear in family.mlp:
             last = linear == family.mlp[-1]
             block = layer if last and family.adds_output else ""

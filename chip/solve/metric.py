@@ -156,10 +156,10 @@ def cholesky(matrix: Tensor) -> Tensor:
     return factor
 
 
-def held(moment: Tensor, like: Tensor) -> Tensor:
+def held(moment: Tensor, like: Tensor, *, copy: bool = False) -> Tensor:
     """A moment on the device of `like`, in its own dtype where the device has that."""
     dtype = widest(like.device) if moment.dtype == torch.float64 else moment.dtype
-    return moment.to(like.device, dtype)
+    return moment.to(like.device, dtype, copy=copy)
 
 
 def product(matrix: Tensor, columns: Tensor) -> Tensor:

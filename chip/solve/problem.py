@@ -81,10 +81,9 @@ class Solved:
 def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, ...]:
     """The sites that a method edits, in forward order.
 
-    CHIP: those of the roles in its settings, of its layers where they are the language model's. Counterpart: the last
-    MLP linear of its layers. Oblique: with answer keys the same, with image keys the projector's last linear; `both` is
-    answer keys alone
-    where there is no projector. Raises ChipError where the model has no site of a role that was asked for; a text-only
+    CHIP: those of the roles in its settings, of its layers where they are the language model's. Counterpart: of
+    its layers, what writes into the residual stream. Oblique: with answer keys the last MLP linear of its layers, with
+    image keys the projector's last linear; `both` is answer keys alone where there is no projector. Raises ChipError where the model has no site of a role that was asked for; a text-only
     model needs no projector beside other roles.
     """
     layers = choose_layers(sites, settings.layers)
@@ -98,12 +97,13 @@ def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, .
         if absent and (absent != ["projector"] or not chosen):
             raise ChipError(f"--sites {settings.sites}: chip knows no {absent[0]} sites of this model")
         return tuple(chosen)
-    answer = tuple(site for site in sites if site.role == "language" and site.last and site.layer in layers)
     if settings.method == "counterpart":
-        return answer
+        writing = [s for s in sites if s.role == "attention" or (s.role == "language" and s.last)]
+        return tuple(s for s in writing if s.layer in layers)
     image = [site for site in sites if site.role == "projector" and site.last]
     if settings.keys == "image" and not image:
         raise ChipError("--keys image: this model has no vision-language projector; use --keys answer")
+    answer = [site for site in sites if site.role == "language" and site.last and site.layer in layers]
     return (*(image if settings.keys != "answer" else ()), *(answer if settings.keys != "image" else ()))
 
 

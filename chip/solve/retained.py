@@ -12,7 +12,7 @@ from torch import Tensor
 from chip.collect import Moments, SecondMoments, Sketch, answer_inputs, collect_parts, encode_all, part_of, without
 from chip.models.sites import Site
 from chip.solve.bases import MetricBases, SharedMetric, rounds
-from chip.solve.metric import DenseMetric, Metric, weighted_metric
+from chip.solve.metric import DenseMetric, Metric, held, weighted_metric
 from chip.solve.problem import Problem
 
 Part = Tensor | SecondMoments
@@ -65,7 +65,7 @@ def metric_of(
 
 
 def _direct(one: Retained, total: Moments, sibling_weight: float, ridge: float, like: Tensor) -> DenseMetric:
-    moment = _take(total.outer.clone(), one.target, -1.0).div_(max(one.count, 1))
+    moment = _take(held(total.outer, like, copy=True), one.target, -1.0).div_(max(one.count, 1))
     if one.comparison is None:
         moment *= 1 + sibling_weight
     elif sibling_weight:
@@ -115,13 +115,13 @@ def retained_answers(problem: Problem, sites: Sequence[Site]) -> dict[str, Retai
     """What each site's metric is made of: passes over the target's and the comparison's records, unedited model.
 
     A part of fewer tokens than a site has inputs is kept as rows there: how many it has is reckoned from what a record
-    had on average when the total was counted.
+    had on average when the total was counted. Where retained keys are refreshed, no comparison is run.
     """
     split, totals = problem.split, {site.name: problem.statistics.answer[site.name] for site in sites}
     compared = problem.among_counted(split.comparison)
-    everything = compared == problem.among_counted(split.retain)
+    needless = problem.settings.refresh or compared == problem.among_counted(split.retain)
     target = _parts(problem, sites, totals, problem.among_counted(split.target), "running the target's records")
-    comparison = {} if everything else _parts(problem, sites, totals, compared, "running the comparison records")
+    comparison = {} if needless else _parts(problem, sites, totals, compared, "running the comparison records")
     return {name: Retained(name, total, target[name], comparison.get(name)) for name, total in totals.items()}
 
 
@@ -188,5 +188,6 @@ def _take(moment: Tensor, part: Part, weight: float) -> Tensor:
     if isinstance(part, Tensor):
         rows = part.to(moment)
         return moment.addmm_(rows.T, rows, alpha=weight)
-    assert isinstance(part, Moments)
+    if not isinstance(part, Moments):
+        raise TypeError("an exact moment and a sketch cannot be added")
     return moment.add_(part.outer.to(moment), alpha=weight)

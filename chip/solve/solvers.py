@@ -24,8 +24,11 @@ from chip.models.sites import Site
 from chip.records.digests import divide_images, image_digest, images_of
 from chip.solve import oblique, orthogonal
 from chip.solve.counterpart import solve_counterpart
+from chip.solve.metric import Metric
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, restored, weight_change
+from chip.solve.refresh import Refresher
 from chip.solve.retained import Retained, metric_of, retained_answers
+from chip.solve.room import refuse_too_large
 
 _SHOWN_AT_ONCE = 32
 """The target's records that are shown with other images together: their outputs are kept until they are averaged."""
@@ -65,11 +68,15 @@ def solve_orthogonal(problem: Problem) -> Solved:
 def solve_oblique(problem: Problem) -> Solved:
     """Oblique projection: image keys at the projector first where asked for, then answer keys, layer by layer.
 
-    Moments and aims are those of the unedited model; after each site only the target's own records run again.
+    Moments and aims are those of the unedited model; after each site only the target's own records run again, and those
+    that refresh the moments where that is asked for.
     """
     sites = chosen_sites(problem.loaded.sites, problem.settings)
     image_sites = [site for site in sites if site.role == "projector"]
     answer_sites = [site for site in sites if site.role == "language"]
+    encoded = encode_all(problem.loaded, problem.records(problem.split.target)) if answer_sites else []
+    refuse_too_large(problem, answer_sites, sum(answer_counts(encoded)))
+    refresher = Refresher(problem) if problem.settings.refresh and answer_sites else None
     kept = retained_answers(problem, answer_sites) if answer_sites else {}
     aims = _unknown_outputs(problem, answer_sites) if answer_sites and problem.settings.toward != "mean" else {}
     changes: list[Change] = []
@@ -83,7 +90,6 @@ def solve_oblique(problem: Problem) -> Solved:
                 reports.append(SiteReport(site.name, 0, 0.0, reason=reason))
             else:
                 _apply(problem, site, _solve_images(problem, site), changes, reports)
-        encoded = encode_all(problem.loaded, problem.records(problem.split.target))
         for site in problem.track(answer_sites, "solving site by site"):
             keys = answer_inputs(problem.loaded, encoded, [site], problem.batch_tokens, problem.notice)[site.name]
             weight = site.weight(problem.loaded.model).to(keys.dtype)
@@ -91,7 +97,8 @@ def solve_oblique(problem: Problem) -> Solved:
             toward_mean = (weight @ retained.mean.to(weight)).expand(len(keys), -1)
             unknown, shown = aims.get(site.name, (toward_mean, torch.zeros(len(keys), 1, dtype=torch.bool)))
             aim = torch.where(shown.to(unknown.device), unknown, toward_mean)
-            solution = _solve_site(problem, weight, keys, aim, retained)
+            metric = None if refresher is None else refresher.metric(site, retained.total, weight)
+            solution = _solve_site(problem, weight, keys, aim, metric or _metric(problem, retained, len(keys), weight))
             if problem.settings.toward == "beyond":
                 solution = solution.enlarged(problem.settings.largest_overshoot)
             _apply(problem, site, solution, changes, reports)
@@ -125,9 +132,13 @@ def _apply(
     )
 
 
-def _solve_site(problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, retained: Retained) -> oblique.Solution:
+def _metric(problem: Problem, retained: Retained, keys: int, like: Tensor) -> Metric:
     settings = problem.settings
-    metric = metric_of(retained, len(keys), settings.sibling_weight, settings.ridge, weight, problem.bases)
+    return metric_of(retained, keys, settings.sibling_weight, settings.ridge, like, problem.bases)
+
+
+def _solve_site(problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, metric: Metric) -> oblique.Solution:
+    settings = problem.settings
     return oblique.solve_site(
         weight, keys, aims, metric, strength=settings.fixed_strength, budget=settings.retain_budget
     )
@@ -192,13 +203,15 @@ def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     owned = [rows for digest, rows in target.items() if digest in images.owned]
     others = image_inputs(problem.loaded, problem.records(images.comparison_records), site, size, problem.notice)
     compared = [rows for digest, rows in others.items() if digest in images.comparison]
-    keys, total = torch.cat(owned), problem.statistics.image[site.name]
+    keys = torch.cat(owned)
+    refuse_too_large(problem, [site], len(keys))
+    total = problem.statistics.image[site.name]
     counted = images_of(problem.records(sorted(problem.counted)))
     own = [rows for digest, rows in target.items() if digest in images.owned & counted]
     retained = Retained(site.name, total, torch.cat(own) if own else keys[:0], torch.cat(compared))
     weight = site.weight(problem.loaded.model).to(keys)
     aims = torch.cat([_mean_image(compared, len(rows)) for rows in owned]) @ weight.T
-    return _solve_site(problem, weight, keys, aims, retained)
+    return _solve_site(problem, weight, keys, aims, _metric(problem, retained, len(keys), weight))
 
 
 def _mean_image(images: list[Tensor], tokens: int) -> Tensor:
