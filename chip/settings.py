@@ -90,8 +90,9 @@ class EditSettings:
         """The distortion up to which `beyond` enlarges a change: a budget that the user gave is never exceeded."""
         return self.overshoot if self.retain_budget is None else min(self.overshoot, self.retain_budget)
 
-    def described(self) -> dict[str, Any]:
-        """The settings that bear on the method, for plans, receipts and edit files."""
+    @property
+    def bearing(self) -> frozenset[str]:
+        """The names of the settings that bear on the method, whether or not they have a value."""
         others = {"batch_size"} | (_CHIP_ONLY if self.method == "oblique" else _OBLIQUE_ONLY)
         if self.toward == "mean" or self.keys == "image":
             others |= {"unknown_images", "seed"}
@@ -99,7 +100,11 @@ class EditSettings:
             others |= {"overshoot"}
         if self.method == "oblique" and self.keys == "image":
             others |= {"layers", "toward"}
-        values = {key: value for key, value in asdict(self).items() if key not in others}
+        return frozenset(asdict(self)) - others
+
+    def described(self) -> dict[str, Any]:
+        """The settings that bear on the method, for plans, receipts and edit files."""
+        values = {key: value for key, value in asdict(self).items() if key in self.bearing}
         if self.method == "oblique":
             values["strength"] = self.fixed_strength
         return {key: value for key, value in values.items() if value is not None}
@@ -141,6 +146,26 @@ class CollectSettings:
     def statistics_bytes(self) -> int | None:
         """What second moments may take, in bytes."""
         return None if self.statistics_memory is None else int(self.statistics_memory * 2**30)
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """Whether and how far an edit's strength is searched, and the goals; docs/tuning.md tells the whole.
+
+    tune: True searches in any case, False never, None where the first edit misses a goal. trials: edits tried at most,
+    the first included. max_retain_drop, max_target_match: shares of records, what an edit may cost and leave.
+    """
+
+    tune: bool | None = None
+    trials: int = 24
+    max_retain_drop: float = 0.01
+    max_target_match: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(self.trials >= 1, "--trials must be at least 1", self.trials)
+        drop, match = self.max_retain_drop, self.max_target_match
+        _require(0 <= drop <= 1, "--max-retain-drop is a share of the retained records, from 0 to 1", drop)
+        _require(0 <= match <= 1, "--max-target-match is a share of the target's records, from 0 to 1", match)
 
 
 def parse_roles(spelled: str) -> tuple[str, ...]:

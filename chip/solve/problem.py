@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from chip.models.loading import LoadedModel
 from chip.models.sites import Site, StoredSite, choose_layers, layer_count
 from chip.progress import Track, silent
 from chip.settings import EditSettings
+from chip.solve.memo import Memo
 
 _LAYERED = {"language", "attention"}
 _CHIP_LAYERS_OF_28 = 6
@@ -30,7 +31,8 @@ _CHIP_LAYERS_OF_28 = 6
 class Problem:
     """One request: a model, its records divided, the statistics of all that `counted` names, and how to edit.
 
-    Only what was counted may be subtracted from the statistics.
+    Only what was counted may be subtracted from the statistics. `stored` may hold more sites than the settings choose:
+    all those that other settings of the same request may choose, which then share the memo.
     """
 
     loaded: LoadedModel
@@ -43,6 +45,7 @@ class Problem:
     batch_tokens: int = BATCH_TOKENS
     track: Track = silent
     notice: Notice = warnings.warn
+    memo: Memo = field(default_factory=Memo)
 
     def records(self, positions: Sequence[int]) -> list[Record]:
         return [self.hierarchy.records[i] for i in positions]

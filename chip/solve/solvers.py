@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,22 +72,20 @@ def solve_oblique(problem: Problem) -> Solved:
     sites = chosen_sites(problem.loaded.sites, problem.settings)
     image_sites = [site for site in sites if site.role == "projector"]
     answer_sites = [site for site in sites if site.role == "language"]
-    kept = _answer_moments(problem, answer_sites) if answer_sites else {}
-    aims = _unknown_outputs(problem, answer_sites) if answer_sites and problem.settings.toward != "mean" else {}
+    kept, aims = _moments_and_aims(problem) if answer_sites else ({}, {})
     changes: list[Change] = []
     reports: list[SiteReport] = []
     with restored(problem.loaded.model, sites):
         for site in image_sites:
-            reason = divide_images(problem.hierarchy, problem.split).obstacle
+            reason = problem.memo.once("obstacle", lambda: divide_images(problem.hierarchy, problem.split).obstacle)
             if reason and problem.settings.keys == "image":
                 raise ChipError(f"{reason}; use --keys answer")
             if reason:
                 reports.append(SiteReport(site.name, 0, 0.0, reason=reason))
             else:
                 _apply(problem, site, _solve_images(problem, site), changes, reports)
-        encoded = encode_all(problem.loaded, problem.records(problem.split.target))
         for site in problem.track(answer_sites, "solving site by site"):
-            keys = answer_inputs(problem.loaded, encoded, [site], problem.batch_tokens, problem.notice)[site.name]
+            keys = _answer_keys(problem, site, edited=bool(changes))
             weight = site.weight(problem.loaded.model).to(keys.dtype)
             retain, comparison = kept[site.name]
             toward_mean = (weight @ retain.mean.to(weight)).expand(len(keys), -1)
@@ -131,6 +129,29 @@ def _solve_site(
     return oblique.solve_site(
         weight, keys, aims, metric, strength=settings.fixed_strength, budget=settings.retain_budget
     )
+
+
+def _moments_and_aims(
+    problem: Problem,
+) -> tuple[dict[str, tuple[SecondMoments, SecondMoments]], dict[str, tuple[Tensor, Tensor]]]:
+    """Of every site with answer keys that the request may choose; they depend on no strength."""
+    settings = problem.settings
+    sites = [one.site for one in problem.stored.values() if one.site.role == "language" and one.site.last]
+    moments = problem.memo.once("moments", lambda: _answer_moments(problem, sites))
+    if settings.toward == "mean":
+        return moments, {}
+    drawn = ("aims", settings.unknown_images, settings.seed)
+    return moments, problem.memo.once(drawn, lambda: _unknown_outputs(problem, sites))
+
+
+def _answer_keys(problem: Problem, site: Site, *, edited: bool) -> Tensor:
+    """What enters a site at the target's answers: taken anew as soon as a site before it has been edited."""
+    encoded = problem.memo.once("target", lambda: encode_all(problem.loaded, problem.records(problem.split.target)))
+
+    def taken() -> Tensor:
+        return answer_inputs(problem.loaded, encoded, [site], problem.batch_tokens, problem.notice)[site.name]
+
+    return taken() if edited else problem.memo.once(("keys", site.name), taken)
 
 
 def _answer_moments(problem: Problem, sites: Sequence[Site]) -> dict[str, tuple[SecondMoments, SecondMoments]]:
@@ -208,6 +229,22 @@ def _distinct_images(records: Sequence[Record]) -> dict[str, Path]:
 
 def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     """Image keys: the target's images are sent to the mean of the comparison's, token by token where counts agree."""
+    taken = problem.memo.once(("images", site.name), lambda: _image_keys(problem, site))
+    weight = site.weight(problem.loaded.model).to(taken.keys)
+    return _solve_site(problem, weight, taken.keys, taken.means @ weight.T, taken.retain, taken.comparison)
+
+
+@dataclass(frozen=True)
+class _ImageKeys:
+    """Inputs (T, d) of the target's images, the mean inputs (T, d) that they are sent to, and the moments."""
+
+    keys: Tensor
+    means: Tensor
+    retain: SecondMoments
+    comparison: SecondMoments
+
+
+def _image_keys(problem: Problem, site: Site) -> _ImageKeys:
     size, images = problem.batch_tokens, divide_images(problem.hierarchy, problem.split)
     target = image_inputs(problem.loaded, problem.records(problem.split.target), site, size, problem.notice)
     owned = [rows for digest, rows in target.items() if digest in images.owned]
@@ -217,9 +254,8 @@ def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     counted = images_of(problem.records(sorted(problem.counted)))
     own = [rows for digest, rows in target.items() if digest in images.owned & counted]
     retain = without(total, part_of(total, torch.cat(own) if own else keys[:0]))
-    weight = site.weight(problem.loaded.model).to(keys)
-    aims = torch.cat([_mean_image(compared, len(rows)) for rows in owned]) @ weight.T
-    return _solve_site(problem, weight, keys, aims, retain, part_of(total, torch.cat(compared)))
+    means = torch.cat([_mean_image(compared, len(rows)) for rows in owned])
+    return _ImageKeys(keys, means, retain, part_of(total, torch.cat(compared)))
 
 
 def _mean_image(images: list[Tensor], tokens: int) -> Tensor:
