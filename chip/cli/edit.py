@@ -119,6 +119,10 @@ def edit(
     max_target_match: Annotated[
         float, typer.Option(help="Goal: exact match that the target may keep.", envvar="CHIP_MAX_TARGET_MATCH")
     ] = _TUNING.max_target_match,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw what was tried, as a PNG file.", envvar="CHIP_PLOT", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Collect and solve, report, write nothing.")] = False,
     force: Annotated[bool, typer.Option(help="Replace an output that exists and is a checkpoint.")] = False,
     json: Json = False,
@@ -169,6 +173,7 @@ def edit(
         statistics=statistics,
         receipt=receipt,
         edit_out=edit_out,
+        plot=plot,
         device=device,
         dtype=dtype,
         verify=verify,

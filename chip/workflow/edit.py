@@ -12,7 +12,7 @@ from chip.collect.team import launched
 from chip.edit import StagedCheckpoint, refuse_existing, save_edit
 from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
 from chip.errors import ChipError, UsageError
-from chip.files import refuse_foreign
+from chip.files import refuse_foreign, write_private
 from chip.hierarchy import Hierarchy, Split
 from chip.measure import Answers, Group, Part, audit_groups, wholes
 from chip.models.checkpoint import Checkpoint
@@ -24,6 +24,7 @@ from chip.records import read_records
 from chip.records.digests import divide_images
 from chip.solve.problem import Problem, Solved, chosen_sites, wanted
 from chip.solve.solvers import solve
+from chip.tuning.plot import plot_trials, refuse_plot
 from chip.tuning.space import Space, space_of
 from chip.workflow.audit import Row, ask, rows
 from chip.workflow.planning import plan_edit
@@ -62,8 +63,7 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
         raise UsageError("chip edit runs as one process; let several run `chip collect`, and give --statistics")
     if request.verify_records < 1:
         raise UsageError("--verify-records must be at least 1; --no-verify asks nobody")
-    if request.tuning.tune and not request.verify:
-        raise UsageError("--tune measures every edit that it tries, so it cannot go with --no-verify")
+    _refuse_tuning(request)
     directory = resolve_model(request.model)
     out = request.out or default_output(request.model)
     hierarchy = read_records(request.data)
@@ -102,7 +102,7 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
     before: Answers = {}
     if request.verify and (tuned or not request.dry_run):
         before = ask(loaded, groups, request.settings.batch_size, track, "asking the model before")
-    problem = _problem(prepared, track, notice)
+    problem = problem_of(prepared, track, notice)
     if not tuned:
         solved = solve(problem)
         if request.dry_run:
@@ -116,7 +116,8 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
     return _write(prepared, solved, groups, parts, tuning, before, salt, track)
 
 
-def _problem(prepared: PreparedEdit, track: Track, notice: Notice) -> Problem:
+def problem_of(prepared: PreparedEdit, track: Track = silent, notice: Notice = warnings.warn) -> Problem:
+    """The request as a solver sees it, with its statistics found or collected."""
     request = prepared.request
     statistics = obtain_statistics(
         prepared.loaded,
@@ -178,6 +179,9 @@ def _write(
             if request.edit_out is not None:
                 save_edit(solved.edit, request.edit_out)
                 written.append(request.edit_out)
+            if request.plot is not None and tuning is not None:
+                write_private(request.plot, plot_trials(tuning.trials, tuning.trials[tuning.chosen], tuning.goals))
+                written.append(request.plot)
             staged.commit()
         except BaseException:
             for path in written:
@@ -192,6 +196,19 @@ def default_output(model: str) -> Path:
     return path.with_name(path.name + "-forgotten") if path.is_dir() else Path(path.name + "-forgotten")
 
 
+def _refuse_tuning(request: EditRequest) -> None:
+    """What was asked of a search has to go together."""
+    searches = request.verify and request.tuning.tune is not False
+    if request.tuning.tune and not request.verify:
+        raise UsageError("--tune measures every edit that it tries, so it cannot go with --no-verify")
+    if request.plot is not None and not searches:
+        raise UsageError("--plot shows the edits that were tried; leave out --no-tune and --no-verify")
+    if request.plot is not None and request.dry_run:
+        raise UsageError("--plot writes a file and --dry-run writes nothing; leave one of them out")
+    if request.plot is not None:
+        refuse_plot(request.plot)
+
+
 def _space(request: EditRequest, loaded: LoadedModel) -> Space:
     """What a search may change. Raises UsageError where a search was asked for and nothing is left to it."""
     if not request.verify or request.tuning.tune is False:
@@ -204,7 +221,12 @@ def _space(request: EditRequest, loaded: LoadedModel) -> Space:
 
 def _refuse_inside(out: Path, directory: Path, request: EditRequest) -> None:
     """What says more than a released checkpoint may say is never written into one."""
-    flags = {"--receipt": request.receipt, "--edit-out": request.edit_out, "--statistics": request.statistics}
+    flags = {
+        "--receipt": request.receipt,
+        "--edit-out": request.edit_out,
+        "--statistics": request.statistics,
+        "--plot": request.plot,
+    }
     for flag, path in flags.items():
         for checkpoint in (out, directory):
             if path is not None and path.resolve().is_relative_to(checkpoint.resolve()):

@@ -27,6 +27,7 @@ class EditRequest:
     statistics: Path | None = None
     receipt: Path | None = None
     edit_out: Path | None = None
+    plot: Path | None = None
     collecting: CollectSettings = field(default_factory=CollectSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     fixed: frozenset[str] = ALL_SETTINGS
