@@ -89,7 +89,7 @@ class TestTrials:
         if meeting:
             assert best.retain_drop == min(one.retain_drop for one in meeting)
 
-    @given(st.lists(OUTCOMES, min_size=80, max_size=80))
+    @given(st.lists(OUTCOMES, min_size=30, max_size=30))
     def test_the_schedule_repeats_nothing_and_ends(self, outcomes: list[Outcome]) -> None:
         space = space_of(EditSettings(), {"ridge", "layers", "sibling_weight"}, 6)
         schedule, tried = Schedule(space, GOALS), list[tuple[Point, Outcome]]()

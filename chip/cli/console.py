@@ -125,11 +125,12 @@ class Printer:
         ):
             table.add_column(heading, justify="right", no_wrap=True)
         for one in shown:
-            values = (getattr(one.settings, name) for name in differing)
+            described = one.settings.described()
+            values = (described.get(name, "default") for name in differing)
             outcome = one.outcome
             table.add_row(
                 "→" if one is tuning.trials[tuning.chosen] else "",
-                *("–" if value is None else f"{value:g}" if isinstance(value, float) else value for value in values),
+                *(f"{value:g}" if isinstance(value, float) else value for value in values),
                 f"{outcome.target_match:.2f}",
                 f"{outcome.retain_drop:.3f}",
                 f"{outcome.target_loss:.2f}",

@@ -31,22 +31,19 @@ def plot_trials(trials: Sequence[Trial], chosen: Trial, goals: TuningSettings) -
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = [_place(one) for one in trials]
-    reach_x, reach_y = (
-        1.15 * max(*values, 2 * goal)
-        for values, goal in zip(
-            zip(*places, strict=True), (100 * goals.max_target_match, 100 * goals.max_retain_drop), strict=True
-        )
-    )
+    goal_x, goal_y = 100 * goals.max_target_match, 100 * goals.max_retain_drop
+    reach_x = 1.15 * max(*(x for x, _ in places), 2 * goal_x, 1.0)
+    reach_y = 1.15 * max(*(y for _, y in places), 2 * goal_y, 1.0)
     low_x, low_y = -0.06 * reach_x, min(-0.06 * reach_y, 1.15 * min(y for _, y in places))
     axes.set(xlim=(low_x, reach_x), ylim=(low_y, reach_y))
-    goal_x, goal_y = 100 * goals.max_target_match, 100 * goals.max_retain_drop
     axes.fill_between([low_x, goal_x], low_y, goal_y, color=_GOAL, zorder=0)
     axes.text(goal_x, goal_y, " goals", color="#3f7d58", fontsize=9, va="bottom", ha="right")
-    axes.scatter(*zip(*places, strict=True), color=_FAINT, s=26, label="tried", zorder=2)
+    axes.scatter([x for x, _ in places], [y for _, y in places], color=_FAINT, s=26, label="tried", zorder=2)
     best = [_place(one) for one in front(trials)]
-    axes.plot(*zip(*best, strict=True), color=_INK, lw=1, marker="o", ms=5, label="front", zorder=3)
-    axes.scatter(*_place(trials[0]), facecolors="none", edgecolors=_INK, s=110, label="as asked", zorder=4)
-    axes.scatter(*_place(chosen), color=_CHOSEN, s=60, label="chosen", zorder=5)
+    axes.plot([x for x, _ in best], [y for _, y in best], color=_INK, lw=1, marker="o", ms=5, label="front", zorder=3)
+    asked, choice = _place(trials[0]), _place(chosen)
+    axes.scatter([asked[0]], [asked[1]], facecolors="none", edgecolors=_INK, s=110, label="as asked", zorder=4)
+    axes.scatter([choice[0]], [choice[1]], color=_CHOSEN, s=60, label="chosen", zorder=5)
     axes.set(xlabel="target still answered, % of its records", ylabel="retained answers lost, % of their records")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -15,6 +15,9 @@ from chip.tuning.schedule import Schedule
 from chip.tuning.space import Space
 from chip.tuning.trials import Trial, front, meets, rank
 
+_MOST_KEPT = 512
+"""Encoded records that are kept from trial to trial, images and all; any more are encoded again."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -92,6 +95,8 @@ class Tuner:
         self._problem, self._before, self._goals = problem, before, goals
         self._groups, self.parts = wholes(groups), halves(groups, problem.settings.seed)
         self._tuning = [part for part in self.parts if part.role == "tuning"]
+        kept = [(part.group.name, place) for part in self._tuning for place in part.places]
+        self._kept = frozenset(kept[:_MOST_KEPT])
         self._encoded: dict[tuple[str, int], Encoded] = {}
 
     def first(self) -> Tried:
@@ -129,7 +134,7 @@ class Tuner:
         found = self._encoded.get((group.name, place))
         if found is None:
             found = self._problem.loaded.prompts.encode(group.records[place])
-            if any(part.group is group and place in part.places for part in self._tuning):
+            if (group.name, place) in self._kept:
                 self._encoded[group.name, place] = found
         return found
 
