@@ -195,6 +195,8 @@ def edit(
         printer.scores(result.rows)
     if result.verdict is not None:
         printer.verdict(result.verdict)
+        if not result.verdict.met and result.tuning is not None and not result.tuning.searched:
+            printer.line("note: you gave every setting that a search may change, so nothing else was tried")
     if result.out is not None:
         printer.line(f"written: {result.out}  (receipt: {result.receipt})")
         printer.line("Do not publish the model before and after together: their difference shows what was removed.")

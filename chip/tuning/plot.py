@@ -1,9 +1,10 @@
 """A picture of a search: what each trial left of the target and cost the rest, the front, the goals and the choice."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from chip.errors import ChipError, UsageError
 from chip.files import refuse_foreign
@@ -23,35 +24,47 @@ def refuse_plot(path: Path) -> None:
 
 
 def plot_trials(trials: Sequence[Trial], chosen: Trial, goals: TuningSettings) -> bytes:
-    """A PNG of the trials on the tuning half: target match against retain drop, both in percent of the records."""
+    """A PNG of the trials on the tuning half: right answers in percent of the records, and, since many trials are
+    alike in these, how far the losses moved."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    places = [_place(one) for one in trials]
+    matches, losses = figure.subplots(1, 2)
     goal_x, goal_y = 100 * goals.max_target_match, 100 * goals.max_retain_drop
-    reach_x = 1.15 * max(*(x for x, _ in places), 2 * goal_x, 1.0)
-    reach_y = 1.15 * max(*(y for _, y in places), 2 * goal_y, 1.0)
-    low_x, low_y = -0.06 * reach_x, min(-0.06 * reach_y, 1.15 * min(y for _, y in places))
-    axes.set(xlim=(low_x, reach_x), ylim=(low_y, reach_y))
-    axes.fill_between([low_x, goal_x], low_y, goal_y, color=_GOAL, zorder=0)
-    axes.text(goal_x, goal_y, " goals", color="#3f7d58", fontsize=9, va="bottom", ha="right")
-    axes.scatter([x for x, _ in places], [y for _, y in places], color=_FAINT, s=26, label="tried", zorder=2)
-    best = [_place(one) for one in front(trials)]
-    axes.plot([x for x, _ in best], [y for _, y in best], color=_INK, lw=1, marker="o", ms=5, label="front", zorder=3)
-    asked, choice = _place(trials[0]), _place(chosen)
-    axes.scatter([asked[0]], [asked[1]], facecolors="none", edgecolors=_INK, s=110, label="as asked", zorder=4)
-    axes.scatter([choice[0]], [choice[1]], color=_CHOSEN, s=60, label="chosen", zorder=5)
-    axes.set(xlabel="target still answered, % of its records", ylabel="retained answers lost, % of their records")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    _draw(matches, trials, chosen, lambda one: (100 * one.outcome.target_match, 100 * one.outcome.retain_drop))
+    matches.set(xlabel="target still answered, % of its records", ylabel="retained answers lost, % of their records")
+    matches.set(xlim=_reaching(matches.get_xlim(), goal_x), ylim=_reaching(matches.get_ylim(), goal_y))
+    (low_x, _), (low_y, _) = matches.get_xlim(), matches.get_ylim()
+    matches.fill_between([low_x, goal_x], low_y, goal_y, color=_GOAL, zorder=0, label="goals")
+    _draw(losses, trials, chosen, lambda one: (one.outcome.target_loss, one.outcome.retain_loss_rise))
+    losses.set(
+        xlabel="surprise at the target's answers, nats a token", ylabel="rise of the retained answers' loss, nats"
+    )
+    matches.legend(frameon=False, fontsize=9, loc="upper right")
     stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=150, metadata={"Software": "chip-plot"})
+    figure.savefig(stream, format="png", dpi=130, metadata={"Software": "chip-plot"})
     return stream.getvalue()
 
 
-def _place(one: Trial) -> tuple[float, float]:
-    return 100 * one.outcome.target_match, 100 * one.outcome.retain_drop
+def _draw(axes: Any, trials: Sequence[Trial], chosen: Trial, place: Callable[[Trial], tuple[float, float]]) -> None:
+    """One panel: trials, the front, the request as it was asked, the choice."""
+    best = front(trials)
+    kinds = (
+        (trials, {"color": _FAINT, "s": 26, "label": "tried"}),
+        (best, {"color": _INK, "s": 30, "label": "front"}),
+        (trials[:1], {"facecolors": "none", "edgecolors": _INK, "s": 120, "label": "as asked"}),
+        ((chosen,), {"color": _CHOSEN, "s": 60, "label": "chosen"}),
+    )
+    for height, (some, look) in enumerate(kinds):
+        places = [place(one) for one in some]
+        axes.scatter([x for x, _ in places], [y for _, y in places], zorder=2 + height, **look)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _reaching(limits: tuple[float, float], goal: float) -> tuple[float, float]:
+    """Limits of an axis that show the goal with some room beyond it."""
+    high = max(limits[1], 1.6 * goal)
+    return min(limits[0], -0.05 * high), high
