@@ -35,6 +35,7 @@ benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/hospital.py
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/solve.py
+	$(BIN)/python benchmarks/tune.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -40,14 +40,10 @@ class EditSettings:
     top_k (percent of neurons), variance (share of energy kept), alpha (weight of image tokens), sites (roles, such as
     `language,projector`): chip only.
     keys, toward, retain_budget (ε, instead of a strength), unknown_images (K), overshoot (the distortion up to which
-    `beyond` enlarges a site's change): oblique only.
-    seed draws the held records and the unknown images. batch_size, records asked at once: speed and memory, not the
-    result.
-    keys, toward, strength (β) or retain_budget (ε), ridge (λ), sibling_weight (w), unknown_images (K), overshoot (the
-    distortion up to which `beyond` enlarges a site's change), refresh (retained records whose keys are taken again at
-    every answer site; 0: the statistics alone): oblique only.
-    seed draws the unknown images, and the records that refresh. batch_size, records asked at once, changes speed and
-    memory, not the result.
+    `beyond` enlarges a site's change), refresh (retained records whose keys are taken again at every answer site; 0:
+    the statistics alone): oblique only.
+    seed draws the records that are held or refresh, and the unknown images. batch_size, records asked at once, changes
+    speed and memory, not the result.
     """
 
     method: str = "counterpart"
@@ -110,12 +106,15 @@ class EditSettings:
         """The distortion up to which `beyond` enlarges a change: a budget that the user gave is never exceeded."""
         return self.overshoot if self.retain_budget is None else min(self.overshoot, self.retain_budget)
 
+    @property
+    def bearing(self) -> frozenset[str]:
+        """The names of the settings that bear on the method, whether or not they have a value."""
+        idle = self._idle_of_oblique() if self.method == "oblique" else set()
+        return frozenset({"method"} | _BEARING[self.method] - idle)
+
     def described(self) -> dict[str, Any]:
         """The settings that bear on the method, for plans, receipts and edit files."""
-        others = set(vars(self)) - _BEARING[self.method] - {"method"}
-        if self.method == "oblique":
-            others |= self._idle_of_oblique()
-        values = {key: value for key, value in asdict(self).items() if key not in others}
+        values = {key: value for key, value in asdict(self).items() if key in self.bearing}
         if "strength" in values:
             values["strength"] = self.fixed_strength
         return {key: value for key, value in values.items() if value is not None}
@@ -169,6 +168,26 @@ class CollectSettings:
     def statistics_bytes(self) -> int | None:
         """What second moments may take, in bytes."""
         return None if self.statistics_memory is None else int(self.statistics_memory * 2**30)
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """Whether and how far an edit's strength is searched, and the goals; docs/tuning.md tells the whole.
+
+    tune: True searches in any case, False never, None where the first edit misses a goal. trials: edits tried at most,
+    the first included. max_retain_drop, max_target_match: shares of records, what an edit may cost and leave.
+    """
+
+    tune: bool | None = None
+    trials: int = 24
+    max_retain_drop: float = 0.01
+    max_target_match: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(self.trials >= 1, "--trials must be at least 1", self.trials)
+        drop, match = self.max_retain_drop, self.max_target_match
+        _require(0 <= drop <= 1, "--max-retain-drop is a share of the retained records, from 0 to 1", drop)
+        _require(0 <= match <= 1, "--max-target-match is a share of the target's records, from 0 to 1", match)
 
 
 def parse_roles(spelled: str) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from rich.text import Text
 from chip.plan import Plan
 from chip.progress import Counted, Item
 
+_PARTS = {"": "", "tuning": " (tuned on)", "judging": " (judged)"}
+
 
 class Printer:
     """Prints for people on stdout; with `as_json`, one JSON object there and everything else on stderr."""
@@ -98,7 +100,7 @@ class Printer:
         for row in rows:
             asked = f"{row.before.count}" if row.before.count >= row.of else f"{row.before.count} of {row.of}"
             table.add_row(
-                row.group,
+                row.group + _PARTS[row.part],
                 asked,
                 f"{row.before.exact_match:.2f}",
                 f"{row.after.exact_match:.2f}",
@@ -106,6 +108,47 @@ class Printer:
                 f"{row.after.loss:.2f}",
             )
         self.console.print(table)
+
+    def trials(self, tuning: Any, *, everything: bool) -> None:
+        """The settings that were tried, those that no other one beats or all of them; the chosen one bears a mark."""
+        shown = tuning.trials if everything else tuning.front
+        differing = [
+            name for name in tuning.searched if len({getattr(one.settings, name) for one in tuning.trials}) > 1
+        ]
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("", no_wrap=True)
+        for heading in (
+            *(name.replace("_", "\n") for name in differing),
+            "target\nmatch",
+            "retain\ndrop",
+            "target\nloss",
+        ):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for one in shown:
+            described = one.settings.described()
+            values = (described.get(name, "default") for name in differing)
+            outcome = one.outcome
+            table.add_row(
+                "→" if one is tuning.trials[tuning.chosen] else "",
+                *(f"{value:g}" if isinstance(value, float) else value for value in values),
+                f"{outcome.target_match:.2f}",
+                f"{outcome.retain_drop:.3f}",
+                f"{outcome.target_loss:.2f}",
+            )
+        which = "all" if everything else "those that no other beats"
+        self.line(f"{len(tuning.trials)} edits tried; on the half they were tuned on, {which}:")
+        self.console.print(table)
+
+    def verdict(self, verdict: Any) -> None:
+        """Whether the goals were met, and on what."""
+        outcome, goals = verdict.outcome, verdict.goals
+        where = "on the half that nothing was chosen on" if verdict.halved else "on all that was asked"
+        self.line(
+            f"goals {'met' if verdict.met else 'missed'} {where}: "
+            f"target match {outcome.target_match:.3f} (at most {goals.max_target_match:g}), "
+            f"retain drop {outcome.retain_drop:.3f} (at most {goals.max_retain_drop:g})",
+            style="" if verdict.met else "yellow",
+        )
 
 
 def _shortened(names: Sequence[str]) -> str:

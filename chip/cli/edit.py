@@ -23,9 +23,9 @@ from chip.cli.options import (
     Workers,
     quiet_libraries,
 )
-from chip.settings import CollectSettings, EditSettings
+from chip.settings import CollectSettings, EditSettings, TuningSettings
 
-_STANDARD, _COLLECTING = EditSettings(), CollectSettings()
+_STANDARD, _COLLECTING, _TUNING = EditSettings(), CollectSettings(), TuningSettings()
 
 
 def edit(
@@ -119,6 +119,26 @@ def edit(
     seed: Seed = _STANDARD.seed,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Ask the model before and after.")] = True,
     verify_records: VerifyRecords = 200,
+    tune: Annotated[
+        bool | None,
+        typer.Option(
+            "--tune/--no-tune",
+            help="Search settings that you did not give; by default where the first edit misses its goals.",
+            envvar="CHIP_TUNE",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Edits tried at most.", envvar="CHIP_TRIALS")] = _TUNING.trials,
+    max_retain_drop: Annotated[
+        float, typer.Option(help="Goal: exact match that the retained records may lose.", envvar="CHIP_MAX_RETAIN_DROP")
+    ] = _TUNING.max_retain_drop,
+    max_target_match: Annotated[
+        float, typer.Option(help="Goal: exact match that the target may keep.", envvar="CHIP_MAX_TARGET_MATCH")
+    ] = _TUNING.max_target_match,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw what was tried, as a PNG file.", envvar="CHIP_PLOT", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Collect and solve, report, write nothing.")] = False,
     force: Annotated[bool, typer.Option(help="Replace an output that exists and is a checkpoint.")] = False,
     json: Json = False,
@@ -152,6 +172,9 @@ def edit(
         max_records_per_node=max_records_per_node,
         save_every=save_every,
     )
+    tuning = TuningSettings(
+        tune=tune, trials=trials, max_retain_drop=max_retain_drop, max_target_match=max_target_match
+    )
     quiet_libraries()
     from chip.cli.console import Printer
     from chip.workflow import EditRequest, carry_out, prepare_edit
@@ -163,10 +186,13 @@ def edit(
         forget=tuple(forget),
         settings=settings,
         collecting=collecting,
+        tuning=tuning,
+        fixed=frozenset(name for name in vars(settings) if _given(context, name)),
         out=out,
         statistics=statistics,
         receipt=receipt,
         edit_out=edit_out,
+        plot=plot,
         device=device,
         dtype=dtype,
         verify=verify,
@@ -182,12 +208,23 @@ def edit(
     if dry_run:
         printer.sites(result.sites)
     printer.left_alone(result.sites)
+    if result.tuning is not None and result.tuning.halved:
+        printer.trials(result.tuning, everything=dry_run)
     if result.rows:
         printer.scores(result.rows)
+    if result.verdict is not None:
+        printer.verdict(result.verdict)
+        if not result.verdict.met and result.tuning is not None and not result.tuning.searched:
+            printer.line("note: you gave every setting that a search may change, so nothing else was tried")
     if result.out is not None:
         printer.line(f"written: {result.out}  (receipt: {result.receipt})")
         printer.line("Do not publish the model before and after together: their difference shows what was removed.")
     printer.result({"plan": prepared.plan.as_json(), **result.as_json()})
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether a setting was given on the command line, in the environment or in chip.toml."""
+    return getattr(context.get_parameter_source(name), "name", "") in {"COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP"}
 
 
 def _idle(context: typer.Context, settings: EditSettings) -> list[str]:
@@ -195,5 +232,5 @@ def _idle(context: typer.Context, settings: EditSettings) -> list[str]:
     given = (
         name for name in vars(settings) if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     )
-    bearing = {*settings.described(), "batch_size"}
+    bearing = settings.bearing | {"batch_size"}
     return ["--" + name.replace("_", "-") for name in given if name not in bearing]

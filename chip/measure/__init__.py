@@ -1,6 +1,21 @@
 """Measuring what a model answers: exact match by greedy generation, and answer loss, by group of records."""
 
-from chip.measure.answers import Answer, measure_answers
+from chip.measure.answers import Answer, measure_answers, teacher_forced
 from chip.measure.groups import Group, Score, audit_groups, score
+from chip.measure.halves import Answers, Outcome, Part, halves, outcome, wholes
 
-__all__ = ["Answer", "Group", "Score", "audit_groups", "measure_answers", "score"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Group",
+    "Outcome",
+    "Part",
+    "Score",
+    "audit_groups",
+    "halves",
+    "measure_answers",
+    "outcome",
+    "score",
+    "teacher_forced",
+    "wholes",
+]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import GenerationConfig
@@ -21,12 +21,14 @@ _ROOM = 4
 class Answer:
     """What a model made of one record: the text it generated, whether it is the answer, and the answer's mean loss.
 
-    A plain document has no question to generate from: `exact` then says whether every token is the likeliest one.
+    likeliest: whether every token of the answer is the likeliest one after those before it. A plain document has no
+    question to generate from, and where nothing was generated there is no text: `exact` then says the same.
     """
 
     text: str
     exact: bool
     loss: float
+    likeliest: bool
 
 
 def measure_answers(
@@ -43,25 +45,43 @@ def measure_answers(
     Greedy means greedy: penalties and samplers of the model's own generation settings are left out.
     """
     encoded = [loaded.prompts.encode(record) for record in records]
+    found: dict[int, Answer] = {}
+    for group in track(_batches(loaded, encoded, batch_size), doing):
+        with _enough_memory():
+            forced = _teacher_forced(loaded, [encoded[i] for i in group])
+            asked = [encoded[i] for i in group if records[i].text is None]
+            made = iter(_generate(loaded, asked) if asked else ())
+        for i, one in zip(group, forced, strict=True):
+            if records[i].text is None:
+                text = next(made)
+                one = replace(one, text=text, exact=_same(text, records[i].answer))
+            found[i] = one
+    return [found[i] for i in range(len(records))]
+
+
+def teacher_forced(loaded: LoadedModel, encoded: Sequence[Encoded], *, batch_size: int = 32) -> list[Answer]:
+    """For every encoded record, in order, an Answer without text.
+
+    One pass where generation takes one a token; where the answer is what the model would generate, the two agree.
+    """
+    found: dict[int, Answer] = {}
+    for group in _batches(loaded, encoded, batch_size):
+        with _enough_memory():
+            found.update(zip(group, _teacher_forced(loaded, [encoded[i] for i in group]), strict=True))
+    return [found[i] for i in range(len(encoded))]
+
+
+def _batches(loaded: LoadedModel, encoded: Sequence[Encoded], batch_size: int) -> list[Sequence[int]]:
+    """Places of records of like length that are asked together."""
 
     def images(i: int) -> int:
         return len(encoded[i].image_rows)
 
     apart = not loaded.prompts.inputs.mixes
     order = sorted(
-        range(len(records)), key=lambda i: (images(i) if apart else 0, len(encoded[i].answer_ids), len(encoded[i]))
+        range(len(encoded)), key=lambda i: (images(i) if apart else 0, len(encoded[i].answer_ids), len(encoded[i]))
     )
-    found: dict[int, Answer] = {}
-    for group in track(loaded.prompts.batches(order, batch_size, images), doing):
-        with _enough_memory():
-            losses, likeliest = _teacher_forced(loaded, [encoded[i] for i in group])
-            asked = [encoded[i] for i in group if records[i].text is None]
-            made = iter(_generate(loaded, asked) if asked else ())
-        texts = ["" if records[i].text is not None else next(made) for i in group]
-        for i, loss, all_likeliest, text in zip(group, losses, likeliest, texts, strict=True):
-            exact = all_likeliest if records[i].text is not None else _same(text, records[i].answer)
-            found[i] = Answer(text, exact, loss)
-    return [found[i] for i in range(len(records))]
+    return loaded.prompts.batches(order, batch_size, images)
 
 
 @contextmanager
@@ -83,17 +103,18 @@ def _same(generated: str, answer: str) -> bool:
     return " ".join(generated.split()) == " ".join(answer.split())
 
 
-def _teacher_forced(loaded: LoadedModel, encoded: Sequence[Encoded]) -> tuple[list[float], list[bool]]:
+def _teacher_forced(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list[Answer]:
     """Per record: the mean loss of its answer tokens, in nats, and whether each of them is the likeliest."""
     batch = loaded.prompts.collate(encoded, loaded.device)
     with torch.no_grad():
         logits = loaded.model(**batch.inputs, use_cache=False).logits
-    losses, likeliest = [], []
+    found = []
     for row, one in enumerate(encoded):
         scores, wanted = logits[row][batch.answer[row]].float(), one.answer_ids.to(logits.device)
-        losses.append(float(torch.nn.functional.cross_entropy(scores, wanted)))
-        likeliest.append(bool((scores.argmax(-1) == wanted).all()))
-    return losses, likeliest
+        loss = float(torch.nn.functional.cross_entropy(scores, wanted))
+        likeliest = bool((scores.argmax(-1) == wanted).all())
+        found.append(Answer("", likeliest, loss, likeliest))
+    return found
 
 
 def _generate(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list[str]:

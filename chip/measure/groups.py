@@ -11,11 +11,12 @@ from chip.measure.answers import Answer
 @dataclass(frozen=True)
 class Group:
     """Records asked together, under a name such as `target` or `target, phrasing 2`; `of` is how many there are in
-    all where only a sample is asked."""
+    all where only a sample is asked. `phrasing`: of the target, which of its phrasings, from 1; 0 for the retained."""
 
     name: str
     records: tuple[Record, ...]
     of: int
+    phrasing: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def audit_groups(hierarchy: Hierarchy, split: Split, *, limit: int | None = None
     `limit` asks at most that many records of a group, drawn by seed; the target is always asked in full.
     """
     records = hierarchy.records
-    groups = [_group("target", [records[i] for i in split.target])]
+    groups = [_group("target", [records[i] for i in split.target], phrasing=1)]
     phrasings = max((len(records[i].paraphrases) for i in split.target), default=0)
     for number in range(phrasings):
         other = [
@@ -41,7 +42,7 @@ def audit_groups(hierarchy: Hierarchy, split: Split, *, limit: int | None = None
             for i in split.target
             if len(records[i].paraphrases) > number
         ]
-        groups.append(_group(f"target, phrasing {number + 2}", other))
+        groups.append(_group(f"target, phrasing {number + 2}", other, phrasing=number + 2))
     for name, positions in (("siblings", split.siblings), ("shared", split.shared), ("rest", split.rest)):
         groups.append(_group(name, [records[i] for i in positions], limit, seed))
     return tuple(group for group in groups if group.records)
@@ -53,9 +54,9 @@ def score(answers: Sequence[Answer]) -> Score:
     return Score(sum(a.exact for a in answers) / count, sum(a.loss for a in answers) / count, count)
 
 
-def _group(name: str, records: list[Record], limit: int | None = None, seed: int = 0) -> Group:
+def _group(name: str, records: list[Record], limit: int | None = None, seed: int = 0, *, phrasing: int = 0) -> Group:
     total = len(records)
     if limit is not None and total > limit:
         chosen = sorted(random.Random(seed).sample(range(total), limit))
         records = [records[i] for i in chosen]
-    return Group(name, tuple(records), total)
+    return Group(name, tuple(records), total, phrasing)

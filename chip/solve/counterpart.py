@@ -61,6 +61,19 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Unedited:
+    """What a request takes from the unedited model, whatever the strength: its records, encoded, and their tokens; by
+    site, the moments of the retained records that are not held, and what shall leave the site (N, D); and by how much
+    each answer token is the likeliest (N,)."""
+
+    groups: Sequence[EncodedGroup]
+    tokens: Tokens
+    unheld: Mapping[str, SecondMoments | None]
+    aims: Mapping[str, Tensor]
+    margins: Tensor
+
+
+@dataclass(frozen=True)
 class Weights:
     """How much each token counts: `retain` (N - T,) as in the metric of the oblique projection, `target` (T,) the
     strength shared out; `heavier` (N,) is what rounds have made of that."""
@@ -87,19 +100,14 @@ def solve_counterpart(problem: Problem) -> Solved:
     """Counterparts at the last MLP linear of the chosen layers. The model's weights are as before when it returns."""
     loaded, settings = problem.loaded, problem.settings
     sites = chosen_sites(loaded.sites, settings)
-    held = held_records(problem, settings.held)
-    groups = encode_all(loaded, problem.records((*problem.split.target, *held)))
-    tokens = _tokens(problem, held, groups)
-    unheld = _unheld(problem, sites, held)
-    aims = _aims(problem, sites, groups, tokens)
-    margins = answer_margins(loaded, groups, problem.batch_tokens, problem.notice)
-    weights = _weights(problem, tokens, next(iter(unheld.values())))
+    before = problem.memo.once(("counterparts", settings.held, settings.seed), lambda: _unedited(problem))
+    weights = _weights(problem, before.tokens, before.unheld[sites[0].name])
     best: tuple[int, Mapping[str, SiteChange]] | None = None
     for number in range(settings.rounds + 1):
         with restored(loaded.model, sites):
-            changes = _round(problem, sites, groups, aims, unheld, weights, number)
-            now = answer_margins(loaded, groups, problem.batch_tokens, problem.notice)
-        slipping = _slipping(margins, now, tokens)
+            changes = _round(problem, sites, before, weights, number)
+            now = answer_margins(loaded, before.groups, problem.batch_tokens, problem.notice)
+        slipping = _slipping(before.margins, now, before.tokens)
         if best is None or int(slipping.sum()) < best[0]:
             best = int(slipping.sum()), changes
         if not slipping.any():
@@ -114,6 +122,16 @@ def solve_counterpart(problem: Problem) -> Solved:
             for name, one in best[1].items()
         ],
     )
+
+
+def _unedited(problem: Problem) -> Unedited:
+    sites = [one.site for one in problem.stored.values() if one.site.role in ("language", "attention")]
+    held = held_records(problem, problem.settings.held)
+    groups = encode_all(problem.loaded, problem.records((*problem.split.target, *held)))
+    tokens = _tokens(problem, held, groups)
+    unheld, aims = _unheld(problem, sites, held), _aims(problem, sites, groups, tokens)
+    margins = answer_margins(problem.loaded, groups, problem.batch_tokens, problem.notice)
+    return Unedited(groups, tokens, unheld, aims, margins)
 
 
 def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup]) -> Tokens:
@@ -183,21 +201,17 @@ def _weights(problem: Problem, tokens: Tokens, unheld: SecondMoments | None) -> 
 
 
 def _round(
-    problem: Problem,
-    sites: Sequence[Site],
-    groups: Sequence[EncodedGroup],
-    aims: Mapping[str, Tensor],
-    unheld: Mapping[str, SecondMoments | None],
-    weights: Weights,
-    number: int,
+    problem: Problem, sites: Sequence[Site], before: Unedited, weights: Weights, number: int
 ) -> dict[str, SiteChange]:
     """Change one site after the other in the live model, each on what those before it have left."""
     changes = {}
     for site in problem.track(sites, f"solving site by site, round {number + 1}"):
-        flow = answer_flows(problem.loaded, groups, [site], problem.batch_tokens, problem.notice)[site.name]
+        flow = answer_flows(problem.loaded, before.groups, [site], problem.batch_tokens, problem.notice)[site.name]
         live = site.weight(problem.loaded.model)
-        lacking = aims[site.name] - flow.leaving
-        found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld[site.name], problem.settings.ridge)
+        lacking = before.aims[site.name] - flow.leaving
+        found = solve_site(
+            live.to(flow.given), flow.given, lacking, weights, before.unheld[site.name], problem.settings.ridge
+        )
         live.copy_(live.to(found.delta) + found.delta)
         changes[site.name] = found
     return changes

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from chip.models.sites import Site, StoredSite, choose_layers, layer_count
 from chip.progress import Track, silent
 from chip.settings import EditSettings
 from chip.solve.bases import MetricBases
+from chip.solve.memo import Memo
 
 _LAYERED = {"language", "attention"}
 _CHIP_LAYERS_OF_28 = 6
@@ -31,8 +32,9 @@ _CHIP_LAYERS_OF_28 = 6
 class Problem:
     """One request: a model, its records divided, the statistics of all that `counted` names, and how to edit.
 
-    Only what was counted may be subtracted from the statistics. `bases` are factorisations of these statistics that
-    several requests share.
+    Only what was counted may be subtracted from the statistics. `stored` may hold more sites than the settings choose:
+    all those that other settings of the same request may choose, which then share the memo. `bases` are factorisations
+    of these statistics that several requests share.
     """
 
     loaded: LoadedModel
@@ -46,6 +48,7 @@ class Problem:
     track: Track = silent
     notice: Notice = warnings.warn
     bases: MetricBases | None = None
+    memo: Memo = field(default_factory=Memo)
 
     def records(self, positions: Sequence[int]) -> list[Record]:
         return [self.hierarchy.records[i] for i in positions]
@@ -81,9 +84,10 @@ class Solved:
 def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, ...]:
     """The sites that a method edits, in forward order.
 
-    CHIP: those of the roles in its settings, of its layers where they are the language model's. Counterpart: of
-    its layers, what writes into the residual stream. Oblique: with answer keys the last MLP linear of its layers, with
-    image keys the projector's last linear; `both` is answer keys alone where there is no projector. Raises ChipError where the model has no site of a role that was asked for; a text-only
+    CHIP: those of the roles in its settings, of its layers where they are the language model's. Counterpart: of its
+    layers, what writes into the residual stream. Oblique: with answer keys the last MLP linear of its layers, with
+    image keys the projector's last linear; `both` is answer keys alone where there is no projector. Raises ChipError
+    where the model has no site of a role that was asked for; a text-only
     model needs no projector beside other roles.
     """
     layers = choose_layers(sites, settings.layers)

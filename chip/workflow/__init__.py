@@ -5,7 +5,8 @@ Each is prepared first (everything is read and checked, nothing is written), sho
 
 from chip.workflow.audit import Row, audit
 from chip.workflow.collect import CollectRequest, PreparedCollection, carry_out_collection, prepare_collection
-from chip.workflow.edit import EditRequest, EditResult, PreparedEdit, carry_out, prepare_edit
+from chip.workflow.edit import PreparedEdit, carry_out, prepare_edit
+from chip.workflow.request import EditRequest, EditResult
 
 __all__ = [
     "CollectRequest",

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chip.measure import Group, Score, audit_groups, measure_answers, score
+from chip.measure import Answers, Group, Part, Score, audit_groups, measure_answers, score, wholes
+from chip.measure.halves import Role
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model, resolve_model
 from chip.progress import Track, silent
@@ -13,12 +14,14 @@ from chip.records import read_records
 
 @dataclass(frozen=True)
 class Row:
-    """One group's score before and after, for the table that ends an edit or an audit."""
+    """One group's score before and after, for the table that ends an edit or an audit; where the strength was chosen
+    on some of the records, `part` says which these are: `tuning`, or `judging`."""
 
     group: str
     of: int
     before: Score
     after: Score
+    part: Role = ""
 
 
 def audit(
@@ -39,16 +42,26 @@ def audit(
     split = hierarchy.split([hierarchy.resolve(name) for name in forget])
     groups = audit_groups(hierarchy, split, limit=records, seed=seed)
     before, after = (
-        scores(
-            load_model(Checkpoint(resolve_model(model)), device, dtype), groups, batch_size, track, f"asking {model}"
-        )
+        ask(load_model(Checkpoint(resolve_model(model)), device, dtype), groups, batch_size, track, f"asking {model}")
         for model in (base, edited)
     )
-    return tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
+    return rows(wholes(groups), before, after)
 
 
-def scores(loaded: LoadedModel, groups: Sequence[Group], batch_size: int, track: Track, doing: str) -> list[Score]:
-    """What a model answers to each group, scored."""
-    records = [record for group in groups for record in group.records]
-    answers = iter(measure_answers(loaded, records, batch_size=batch_size, track=track, doing=doing))
-    return [score([next(answers) for _ in group.records]) for group in groups]
+def ask(loaded: LoadedModel, groups: Sequence[Group], batch_size: int, track: Track, doing: str) -> Answers:
+    """What a model answers to each record of each group."""
+    asked = [(group, place) for group in groups for place in range(len(group.records))]
+    records = [group.records[place] for group, place in asked]
+    answers = measure_answers(loaded, records, batch_size=batch_size, track=track, doing=doing)
+    return {(group.name, place): answer for (group, place), answer in zip(asked, answers, strict=True)}
+
+
+def rows(parts: Sequence[Part], before: Answers, after: Answers) -> tuple[Row, ...]:
+    """The table of before and after, part by part."""
+
+    def scored(part: Part, answers: Answers) -> Score:
+        return score([answers[part.group.name, place] for place in part.places])
+
+    return tuple(
+        Row(part.group.name, part.group.of, scored(part, before), scored(part, after), part.role) for part in parts
+    )

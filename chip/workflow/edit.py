@@ -1,9 +1,8 @@
 """`chip edit`: forget nodes and write the new checkpoint, with its receipt."""
 
-import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,24 @@ from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.collect.team import launched
 from chip.edit import StagedCheckpoint, refuse_existing, save_edit
 from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
-from chip.edit.writer import files_left_behind
 from chip.errors import ChipError, UsageError
-from chip.files import refuse_foreign
+from chip.files import refuse_foreign, write_private
 from chip.hierarchy import Hierarchy, Split
-from chip.measure import audit_groups
+from chip.measure import Answers, Group, Part, audit_groups, wholes
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model, resolve_model
-from chip.models.sites import StoredSite, stored_sites
-from chip.plan import Plan, overlap_warnings
+from chip.models.sites import StoredSite, layer_count, stored_sites
+from chip.plan import Plan
 from chip.progress import Track, silent
 from chip.records import read_records
 from chip.records.digests import divide_images
-from chip.settings import CollectSettings, EditSettings
-from chip.solve.problem import Problem, SiteReport, Solved, chosen_sites, wanted
+from chip.solve.problem import Problem, Solved, chosen_sites, wanted
 from chip.solve.solvers import solve
-from chip.workflow.audit import Row, scores
+from chip.tuning.plot import plot_trials, refuse_plot
+from chip.tuning.space import Space, space_of
+from chip.workflow.audit import Row, ask, rows
+from chip.workflow.planning import plan_edit
+from chip.workflow.request import EditRequest, EditResult
 from chip.workflow.statistics import (
     Collection,
     CountedRecords,
@@ -36,51 +37,17 @@ from chip.workflow.statistics import (
     obtain_statistics,
     plan_collection,
 )
-
-
-@dataclass(frozen=True)
-class EditRequest:
-    """Everything that `chip edit` was asked; docs/command-line.md describes each."""
-
-    model: str
-    data: Path
-    forget: tuple[str, ...]
-    settings: EditSettings = field(default_factory=EditSettings)
-    out: Path | None = None
-    statistics: Path | None = None
-    receipt: Path | None = None
-    edit_out: Path | None = None
-    collecting: CollectSettings = field(default_factory=CollectSettings)
-    device: str = "auto"
-    dtype: str = "auto"
-    verify: bool = True
-    verify_records: int = 200
-    dry_run: bool = False
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """What an edit came to: the report of each site, the table (empty without verification), and what was written."""
-
-    sites: tuple[SiteReport, ...]
-    rows: tuple[Row, ...]
-    out: Path | None
-    receipt: Path | None
-    edit: Path | None
-
-    def as_json(self) -> dict[str, Any]:
-        """The result as plain values."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+from chip.workflow.tune import Tuner, Tuning, Verdict, choose_strength, judged
 
 
 @dataclass(frozen=True)
 class PreparedEdit:
-    """An edit that was checked and is ready to be carried out."""
+    """An edit that was checked and is ready to be carried out. `stored` holds every site that a search may choose."""
 
     request: EditRequest
     checkpoint: Checkpoint
     loaded: LoadedModel
+    space: Space
     stored: dict[str, StoredSite]
     hierarchy: Hierarchy
     split: Split
@@ -96,6 +63,7 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
         raise UsageError("chip edit runs as one process; let several run `chip collect`, and give --statistics")
     if request.verify_records < 1:
         raise UsageError("--verify-records must be at least 1; --no-verify asks nobody")
+    _refuse_tuning(request)
     directory = resolve_model(request.model)
     out = request.out or default_output(request.model)
     hierarchy = read_records(request.data)
@@ -109,29 +77,50 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
     obstacle = divide_images(hierarchy, split).obstacle
     if request.settings.method == "oblique" and request.settings.keys == "image" and obstacle:
         raise ChipError(f"{obstacle}; use --keys answer")
-    stored = stored_sites(loaded.model, checkpoint, sites)
+    space = _space(request, loaded)
+    stored = stored_sites(loaded.model, checkpoint, chosen_sites(loaded.sites, space.widest))
     counted = counted_records(hierarchy, checkpoint, loaded, request.collecting)
     source = find_statistics(
         request.statistics or default_statistics(request.model, out),
         counted.provenance,
-        wanted(loaded.sites, request.settings),
+        wanted(loaded.sites, space.widest),
         request.settings.alpha,
         must_fit=request.statistics is not None and request.statistics.exists(),
     )
     collection = plan_collection(loaded, hierarchy, counted, source, request.collecting)
-    plan = _plan(request, checkpoint, loaded, stored, hierarchy, split, source, collection, out)
-    return PreparedEdit(request, checkpoint, loaded, stored, hierarchy, split, counted, source, collection, plan)
+    touched = {site.name: stored[site.name] for site in sites}
+    plan = plan_edit(request, checkpoint, loaded, touched, hierarchy, split, source, collection, out)
+    return PreparedEdit(request, checkpoint, loaded, space, stored, hierarchy, split, counted, source, collection, plan)
 
 
 def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = warnings.warn) -> EditResult:
     """Collect, solve, write, verify. On any failure nothing is left at the output."""
     request, loaded = prepared.request, prepared.loaded
     groups = audit_groups(prepared.hierarchy, prepared.split, limit=request.verify_records, seed=request.settings.seed)
-    verify, size = request.verify and not request.dry_run, request.settings.batch_size
+    tuned = request.verify and request.tuning.tune is not False
     salt = b"" if request.dry_run else read_salt()
-    before = scores(loaded, groups, size, track, "asking the model before") if verify else []
+    before: Answers = {}
+    if request.verify and (tuned or not request.dry_run):
+        before = ask(loaded, groups, request.settings.batch_size, track, "asking the model before")
+    problem = problem_of(prepared, track, notice)
+    if not tuned:
+        solved = solve(problem)
+        if request.dry_run:
+            return EditResult(solved.sites)
+        return _write(prepared, solved, groups, wholes(groups), None, before, salt, track)
+    tuner = Tuner(problem, groups, before, request.tuning)
+    tuning, solved = choose_strength(tuner, prepared.space, request.tuning, track)
+    if request.dry_run:
+        return EditResult(solved.sites, tuning=tuning, verdict=tuner.judge(solved, halved=tuning.halved))
+    parts = tuner.parts if tuning.halved else wholes(groups)
+    return _write(prepared, solved, groups, parts, tuning, before, salt, track)
+
+
+def problem_of(prepared: PreparedEdit, track: Track = silent, notice: Notice = warnings.warn) -> Problem:
+    """The request as a solver sees it, with its statistics found or collected."""
+    request = prepared.request
     statistics = obtain_statistics(
-        loaded,
+        prepared.loaded,
         prepared.hierarchy,
         prepared.counted,
         prepared.statistics,
@@ -142,48 +131,63 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
         track=track,
         notice=notice,
     )
-    solved = solve(
-        Problem(
-            loaded,
-            prepared.stored,
-            prepared.hierarchy,
-            prepared.split,
-            statistics,
-            request.settings,
-            counted=frozenset(prepared.counted.positions),
-            batch_tokens=prepared.collection.batch_tokens,
-            track=track,
-            notice=notice,
-        )
+    return Problem(
+        prepared.loaded,
+        prepared.stored,
+        prepared.hierarchy,
+        prepared.split,
+        statistics,
+        request.settings,
+        counted=frozenset(prepared.counted.positions),
+        batch_tokens=prepared.collection.batch_tokens,
+        track=track,
+        notice=notice,
     )
-    if request.dry_run:
-        return EditResult(solved.sites, (), None, None, None)
-    out = prepared.plan.out
+
+
+def _write(
+    prepared: PreparedEdit,
+    solved: Solved,
+    groups: Sequence[Group],
+    parts: Sequence[Part],
+    tuning: Tuning | None,
+    before: Answers,
+    salt: bytes,
+    track: Track,
+) -> EditResult:
+    """Write the edited checkpoint, ask it, and only then put it into place beside its receipt."""
+    request, out = prepared.request, prepared.plan.out
     if out is None or prepared.plan.receipt is None:
         raise ChipError("this edit was planned as a dry run; prepare it again to write it")
     with StagedCheckpoint(prepared.checkpoint, solved.edit, out, force=request.force) as staged:
-        rows: tuple[Row, ...] = ()
+        table: tuple[Row, ...] = ()
+        verdict: Verdict | None = None
         edited = Checkpoint(staged.directory)
-        if verify:
-            loaded.model.to("cpu")  # type: ignore[arg-type]  # makes room: an accelerator may not hold both
-            after = scores(
-                load_model(edited, request.device, request.dtype), groups, size, track, "asking the model after"
-            )
-            rows = tuple(Row(g.name, g.of, b, a) for g, b, a in zip(groups, before, after, strict=True))
-        receipt = _receipt(prepared, solved, rows, edited.digest, salt)
+        if request.verify:
+            prepared.loaded.model.to("cpu")  # type: ignore[arg-type]  # an accelerator may not hold both
+            again = load_model(edited, request.device, request.dtype)
+            after = ask(again, groups, request.settings.batch_size, track, "asking the model after")
+            table = rows(parts, before, after)
+            verdict = judged(parts, before, after, request.tuning)
+        result = EditResult(
+            solved.sites, table, out, prepared.plan.receipt, request.edit_out, tuning=tuning, verdict=verdict
+        )
         written: list[Path] = []
         try:
-            write_receipt(prepared.plan.receipt, receipt)
+            write_receipt(prepared.plan.receipt, _receipt(prepared, solved, result, edited.digest, salt))
             written.append(prepared.plan.receipt)
             if request.edit_out is not None:
                 save_edit(solved.edit, request.edit_out)
                 written.append(request.edit_out)
+            if request.plot is not None and tuning is not None:
+                write_private(request.plot, plot_trials(tuning.trials, tuning.trials[tuning.chosen], tuning.goals))
+                written.append(request.plot)
             staged.commit()
         except BaseException:
             for path in written:
                 path.unlink(missing_ok=True)
             raise
-    return EditResult(solved.sites, rows, out, prepared.plan.receipt, request.edit_out)
+    return result
 
 
 def default_output(model: str) -> Path:
@@ -192,67 +196,37 @@ def default_output(model: str) -> Path:
     return path.with_name(path.name + "-forgotten") if path.is_dir() else Path(path.name + "-forgotten")
 
 
-def _plan(
-    request: EditRequest,
-    checkpoint: Checkpoint,
-    loaded: LoadedModel,
-    stored: dict[str, StoredSite],
-    hierarchy: Hierarchy,
-    split: Split,
-    source: StatisticsSource,
-    collection: Collection,
-    out: Path,
-) -> Plan:
-    groups = {name: len(getattr(split, name)) for name in ("target", "siblings", "shared", "rest")}
-    notices = [source.notice] if source.notice else []
-    for name in (name for name in request.forget if (name,) in hierarchy.nodes and hierarchy.namesakes(name)):
-        others = ", ".join("/".join(node) for node in hierarchy.namesakes(name))
-        notices.append(f"{name} is taken as the whole path; other nodes bear the name too: {others}")
-    if not loaded.family.known:
-        notices.append(f"the family {loaded.family.name!r} is not in chip's table: its sites were found by name")
-    if not loaded.prompts.has_chat_template:
-        notices.append("the model has no chat template: records are shown as the question, a line break, the answer")
-    if request.settings.method == "oblique":
-        notices += _oblique_notices(request.settings, loaded, hierarchy, split)
-    tensors = [tensor for site in stored.values() for tensor in (site.weight, site.bias) if tensor is not None]
-    if request.settings.method == "oblique":
-        tensors = [site.weight for site in stored.values()]
-    return Plan(
-        model=checkpoint.directory,
-        family=loaded.family.name,
-        device=str(loaded.device),
-        dtype=str(loaded.dtype).removeprefix("torch."),
-        data=request.data,
-        targets=tuple("/".join(node) for node in split.targets),
-        records=groups,
-        method=request.settings.method,
-        settings=request.settings.described(),
-        sites=tuple(stored),
-        parameters=sum(math.prod(tensor.shape) for tensor in tensors),
-        out=None if request.dry_run else out,
-        statistics=f"{source.path} ({_fate(request, source)})",
-        collecting="" if source.found is not None and not source.missing else collection.described,
-        receipt=None if request.dry_run else request.receipt or out.with_name(out.name + ".receipt.json"),
-        left_behind=tuple(files_left_behind(checkpoint)),
-        notices=tuple(notices),
-        warnings=tuple(overlap_warnings(hierarchy, split)),
-    )
+def _refuse_tuning(request: EditRequest) -> None:
+    """What was asked of a search has to go together."""
+    searches = request.verify and request.tuning.tune is not False
+    if request.tuning.tune and not request.verify:
+        raise UsageError("--tune measures every edit that it tries, so it cannot go with --no-verify")
+    if request.plot is not None and not searches:
+        raise UsageError("--plot shows the edits that were tried; leave out --no-tune and --no-verify")
+    if request.plot is not None and request.dry_run:
+        raise UsageError("--plot writes a file and --dry-run writes nothing; leave one of them out")
+    if request.plot is not None:
+        refuse_plot(request.plot)
 
 
-def _oblique_notices(settings: EditSettings, loaded: LoadedModel, hierarchy: Hierarchy, split: Split) -> list[str]:
-    notices = []
-    obstacle = divide_images(hierarchy, split).obstacle if loaded.prompts.sees else "the model sees no images"
-    if settings.keys == "both" and obstacle:
-        notices.append(f"keys are taken at the answers alone: {obstacle}")
-    blind = sum(not hierarchy.records[i].images for i in split.target)
-    if settings.toward != "mean" and settings.keys != "image" and blind:
-        notices.append(f"{blind} of the target's records show no image: their answers are sent toward the mean")
-    return notices
+def _space(request: EditRequest, loaded: LoadedModel) -> Space:
+    """What a search may change. Raises UsageError where a search was asked for and nothing is left to it."""
+    if not request.verify or request.tuning.tune is False:
+        return Space(request.settings, ())
+    space = space_of(request.settings, request.fixed, layer_count(loaded.sites))
+    if request.tuning.tune and not space.axes:
+        raise UsageError("--tune finds nothing to search: you set everything that it may change; leave a setting out")
+    return space
 
 
 def _refuse_inside(out: Path, directory: Path, request: EditRequest) -> None:
     """What says more than a released checkpoint may say is never written into one."""
-    flags = {"--receipt": request.receipt, "--edit-out": request.edit_out, "--statistics": request.statistics}
+    flags = {
+        "--receipt": request.receipt,
+        "--edit-out": request.edit_out,
+        "--statistics": request.statistics,
+        "--plot": request.plot,
+    }
     for flag, path in flags.items():
         for checkpoint in (out, directory):
             if path is not None and path.resolve().is_relative_to(checkpoint.resolve()):
@@ -261,13 +235,8 @@ def _refuse_inside(out: Path, directory: Path, request: EditRequest) -> None:
             refuse_foreign(path)
 
 
-def _fate(request: EditRequest, source: StatisticsSource) -> str:
-    if source.found is not None and not source.missing:
-        return "found"
-    return "collected, not kept" if request.dry_run else "to be collected"
-
-
-def _receipt(prepared: PreparedEdit, solved: Solved, rows: Sequence[Row], digest: str, salt: bytes) -> dict[str, Any]:
+def _receipt(prepared: PreparedEdit, solved: Solved, result: EditResult, digest: str, salt: bytes) -> dict[str, Any]:
+    found = result.as_json()
     return {
         "method": solved.edit.method,
         "settings": dict(solved.edit.settings),
@@ -276,6 +245,8 @@ def _receipt(prepared: PreparedEdit, solved: Solved, rows: Sequence[Row], digest
         "base_digest": prepared.checkpoint.digest,
         "edited_digest": digest,
         "tensors": dict(solved.edit.base),
-        "sites": [asdict(report) for report in solved.sites],
-        "verification": [asdict(row) for row in rows],
+        "sites": found["sites"],
+        "verification": found["rows"],
+        "tuning": found["tuning"],
+        "verdict": found["verdict"],
     }

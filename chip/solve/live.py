@@ -1,0 +1,49 @@
+"""An edit tried on the model in memory: what the checkpoint would hold, for as long as it is asked."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from chip.edit import Change, Edit
+from chip.models.sites import StoredSite
+
+
+@contextmanager
+def applied(model: nn.Module, stored: Mapping[str, StoredSite], edit: Edit) -> Iterator[None]:
+    """The model's live weights and biases with an edit on them; bit for bit as before on the way out.
+
+    Computed in float32 on the model's device and rounded once to its dtype, as close to the checkpoint that would be
+    written as that allows (the writer computes in float64).
+    """
+    live = _live_tensors(model, stored)
+    changed = {change.tensor: live[change.tensor] for change in edit.changes}
+    kept = {name: tensor.clone() for name, tensor in changed.items()}
+    try:
+        for change in edit.changes:
+            _add(changed[change.tensor], change)
+        yield
+    finally:
+        for name, tensor in changed.items():
+            tensor.copy_(kept[name])
+
+
+def _live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str, Tensor]:
+    """The live tensors of sites by their names in the checkpoint, turned as they are stored."""
+    found = {}
+    for one in stored.values():
+        weight = one.site.weight(model)
+        found[one.weight.name] = weight.T if one.site.transposed else weight
+        bias = one.site.bias(model)
+        if one.bias is not None and bias is not None:
+            found[one.bias.name] = bias
+    return found
+
+
+def _add(tensor: Tensor, change: Change) -> None:
+    left = torch.from_numpy(change.left).to(tensor.device)
+    delta = left if change.right is None else left @ torch.from_numpy(change.right).to(tensor.device)
+    matrix = tensor if tensor.dim() == 2 else tensor[:, None]
+    rows = slice(None) if change.rows is None else torch.from_numpy(change.rows).to(tensor.device)
+    matrix[rows] = (matrix[rows].float() + delta).to(tensor.dtype)

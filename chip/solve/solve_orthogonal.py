@@ -1,0 +1,40 @@
+"""A request solved by orthogonal projection (CHIP), from the pooled sums alone."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chip.models.checkpoint import StoredTensor
+from chip.solve import orthogonal
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, weight_change
+
+
+def solve_orthogonal(problem: Problem) -> Solved:
+    """CHIP: project the target's directions off the outputs of every chosen site, weights and biases."""
+    changes, reports = [], []
+    settings, statistics = problem.settings, problem.statistics
+    sites = {site.name: site for site in chosen_sites(problem.loaded.sites, settings)}
+    pooled = {name: statistics.pooled[name] for name in sites}
+    (found,) = orthogonal.solve_requests(
+        pooled, statistics.nodes, [problem.split.targets], settings.top_k, settings.variance
+    )
+    for name, projection in found.items():
+        if projection is None:
+            reason = "the target does not reach it, or differs in nothing there"
+            reports.append(SiteReport(name, 0, 0.0, reason=reason))
+            continue
+        stored = problem.stored[name]
+        weight = _stored(stored.weight).T if sites[name].transposed else _stored(stored.weight)
+        left, right = projection.factors(weight)
+        changes.append(weight_change(stored, left, right, projection.neurons))
+        if stored.bias is not None:
+            bias = projection.factors(_stored(stored.bias)[:, None])
+            changes.append(change(stored.bias, *bias, projection.neurons))
+        relative = float((left @ right).norm() / weight.norm())
+        reports.append(SiteReport(name, len(projection.basis), relative))
+    return as_edit(problem, changes, reports)
+
+
+def _stored(tensor: StoredTensor) -> Tensor:
+    """A tensor as the checkpoint holds it, whatever dtype the model was loaded in, in float64."""
+    return torch.from_numpy(tensor.read().astype(np.float64))

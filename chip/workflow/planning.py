@@ -1,0 +1,82 @@
+"""The plan of an edit, from what was read and checked for it."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from chip.collect.reuse import StatisticsSource
+from chip.edit.writer import files_left_behind
+from chip.hierarchy import Hierarchy, Split
+from chip.models.checkpoint import Checkpoint
+from chip.models.loading import LoadedModel
+from chip.models.sites import StoredSite
+from chip.plan import Plan, overlap_warnings
+from chip.records.digests import divide_images
+from chip.settings import EditSettings
+from chip.workflow.request import EditRequest
+from chip.workflow.statistics import Collection
+
+
+def plan_edit(
+    request: EditRequest,
+    checkpoint: Checkpoint,
+    loaded: LoadedModel,
+    stored: Mapping[str, StoredSite],
+    hierarchy: Hierarchy,
+    split: Split,
+    source: StatisticsSource,
+    collection: Collection,
+    out: Path,
+) -> Plan:
+    """What an edit will touch, what was decided for its user, and what may make forgetting incomplete."""
+    groups = {name: len(getattr(split, name)) for name in ("target", "siblings", "shared", "rest")}
+    notices = [source.notice] if source.notice else []
+    for name in (name for name in request.forget if (name,) in hierarchy.nodes and hierarchy.namesakes(name)):
+        others = ", ".join("/".join(node) for node in hierarchy.namesakes(name))
+        notices.append(f"{name} is taken as the whole path; other nodes bear the name too: {others}")
+    if not loaded.family.known:
+        notices.append(f"the family {loaded.family.name!r} is not in chip's table: its sites were found by name")
+    if not loaded.prompts.has_chat_template:
+        notices.append("the model has no chat template: records are shown as the question, a line break, the answer")
+    if request.settings.method == "oblique":
+        notices += _oblique_notices(request.settings, loaded, hierarchy, split)
+    tensors = [tensor for site in stored.values() for tensor in (site.weight, site.bias) if tensor is not None]
+    if request.settings.method == "oblique":
+        tensors = [site.weight for site in stored.values()]
+    return Plan(
+        model=checkpoint.directory,
+        family=loaded.family.name,
+        device=str(loaded.device),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        data=request.data,
+        targets=tuple("/".join(node) for node in split.targets),
+        records=groups,
+        method=request.settings.method,
+        settings=request.settings.described(),
+        sites=tuple(stored),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors),
+        out=None if request.dry_run else out,
+        statistics=f"{source.path} ({_fate(request, source)})",
+        collecting="" if source.found is not None and not source.missing else collection.described,
+        receipt=None if request.dry_run else request.receipt or out.with_name(out.name + ".receipt.json"),
+        left_behind=tuple(files_left_behind(checkpoint)),
+        notices=tuple(notices),
+        warnings=tuple(overlap_warnings(hierarchy, split)),
+    )
+
+
+def _oblique_notices(settings: EditSettings, loaded: LoadedModel, hierarchy: Hierarchy, split: Split) -> list[str]:
+    notices = []
+    obstacle = divide_images(hierarchy, split).obstacle if loaded.prompts.sees else "the model sees no images"
+    if settings.keys == "both" and obstacle:
+        notices.append(f"keys are taken at the answers alone: {obstacle}")
+    blind = sum(not hierarchy.records[i].images for i in split.target)
+    if settings.toward != "mean" and settings.keys != "image" and blind:
+        notices.append(f"{blind} of the target's records show no image: their answers are sent toward the mean")
+    return notices
+
+
+def _fate(request: EditRequest, source: StatisticsSource) -> str:
+    if source.found is not None and not source.missing:
+        return "found"
+    return "collected, not kept" if request.dry_run else "to be collected"
