@@ -34,6 +34,7 @@ build/wheel: $(INSTALLED) FORCE
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/hospital.py
 	$(BIN)/python benchmarks/collect.py
+	$(BIN)/python benchmarks/kernels.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -16,7 +16,7 @@ def batched_subspace(rows: Tensor, variance: float, counts: Tensor | None = None
     singular value, the singular values (..., min(m, k)), and ranks (...): the fewest leading directions that hold
     `variance` of the energy, 0 for a matrix of zeros. Only the leading `rank` rows of a basis are meant to be used.
 
-    The twin is an SVD in the dtype of `rows`, at least float32. The Triton kernels (`triton_subspace` argues their
+    The twin is an SVD, in the dtype of `rows`, at least float32. The Triton kernels (`triton_subspace` argues their
     accuracy) work in float32 on float32, bfloat16 or float16 rows, m ≤ 128: rows that are kept are orthonormal to 1e-5,
     and span what a float64 SVD's do to 1e-3 wherever the spectrum has a gap.
     """
@@ -32,10 +32,18 @@ def batched_subspace(rows: Tensor, variance: float, counts: Tensor | None = None
     else:
         if counts is not None:
             rows = rows.masked_fill(~live[..., None], 0)
-        _, values, bases = torch.linalg.svd(
-            rows.to(torch.promote_types(rows.dtype, torch.float32)), full_matrices=False
-        )
+        values, bases = _svd(rows.to(torch.promote_types(rows.dtype, torch.float32)))
     return bases, values, _ranks(values, variance)
+
+
+def _svd(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values and right singular vectors, by way of a QR: as stable, and several times as fast."""
+    if rows.shape[-2] >= rows.shape[-1]:
+        _, values, bases = torch.linalg.svd(rows, full_matrices=False)
+        return values, bases
+    directions, triangle = torch.linalg.qr(rows.mT)
+    _, values, turned = torch.linalg.svd(triangle.mT)
+    return values, turned @ directions.mT
 
 
 def _outside(rows: Tensor) -> str | None:

@@ -25,6 +25,7 @@ _ROTATING = {16: (128, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8)}
 def subspace(rows: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
     """Bases (N, min(m, k), k) and singular values (N, min(m, k)) of rows (N, m, k), in float32."""
     matrices, count, width = rows.shape
+    rows = rows if rows.stride(-1) == 1 else rows.contiguous()
     turned = torch.empty(matrices, count, width, dtype=torch.float32, device=rows.device)
     values = torch.empty(matrices, count, dtype=torch.float32, device=rows.device)
     if turned.numel():
@@ -100,9 +101,9 @@ def _jacobi_kernel(
     diagonal = tl.sum(tl.where(same, gram, 0.0), 1)
     floor = 1e-7 * tl.max(diagonal, 0)
     sweep = 0
-    worst = tl.full((), 1.0, tl.float32)
-    while (sweep < SWEEPS) & (worst > 0.0):
-        turns = tl.zeros((ROWS,), tl.float32)
+    turned = tl.full((), 1, tl.int32)
+    while (sweep < SWEEPS) & (turned > 0):
+        turns = row < 0
         for step in range(1, ROWS):
             # Rows i and i xor step meet: every pair once a sweep, all pairs of a step at once.
             partner = row ^ step
@@ -112,28 +113,28 @@ def _jacobi_kernel(
             # Both of a pair must see the same number, which rounding may have made two.
             corner = tl.where(leads, corner, tl.gather(corner, partner, 0))
             other = tl.gather(diagonal, partner, 0)
-            low = tl.where(leads, diagonal, other)
-            high = tl.where(leads, other, diagonal)
             least = floor
             if not FIRST:
-                least = 1e-7 * tl.sqrt(tl.maximum(low, 0.0)) * tl.sqrt(tl.maximum(high, 0.0))
+                least = 1e-7 * (tl.sqrt_rn(tl.maximum(diagonal, 0.0)) * tl.sqrt_rn(tl.maximum(other, 0.0)))
             turn = tl.abs(corner) > least
-            ratio = tl.div_rn(high - low, tl.where(turn, 2.0 * corner, 1.0))
-            ratio = tl.minimum(tl.maximum(ratio, -1e18), 1e18)
-            tangent = tl.div_rn(tl.where(ratio >= 0.0, 1.0, -1.0), tl.abs(ratio) + tl.sqrt_rn(1.0 + ratio * ratio))
-            tangent = tl.where(turn, tl.where(leads, -tangent, tangent), 0.0)
+            # The tangent of the smaller angle that makes the corner zero, of opposite sign for the two of a pair.
+            ratio = tl.div_rn(other - diagonal, tl.where(turn, 2.0 * corner, 1.0))
+            toward = tl.where((ratio > 0.0) | (leads & (ratio == 0.0)), -1.0, 1.0)
+            steep = tl.minimum(tl.abs(ratio), 1e18)
+            tangent = tl.div_rn(toward, steep + tl.sqrt_rn(1.0 + steep * steep))
+            tangent = tl.where(turn, tangent, 0.0)
             diagonal += tangent * corner
             cosine = tl.div_rn(1.0, tl.sqrt_rn(1.0 + tangent * tangent))
             sine = tangent * cosine
             # 1 − cosine, without the cancellation that would let thousands of turns stretch the vectors.
             shrink = tl.div_rn(sine * sine, 1.0 + cosine)
-            turns = tl.maximum(turns, tl.where(turn, 1.0, 0.0))
+            turns = turns | turn
             across = tl.broadcast_to(partner[:, None], (ROWS, ROWS))
             gram += sine[:, None] * tl.gather(gram, across, 0) - shrink[:, None] * gram
             vectors += sine[:, None] * tl.gather(vectors, across, 0) - shrink[:, None] * vectors
             down = tl.broadcast_to(partner[None, :], (ROWS, ROWS))
             gram += sine[None, :] * tl.gather(gram, down, 1) - shrink[None, :] * gram
-        worst = tl.max(turns, 0)
+        turned = tl.max(turns.to(tl.int32), 0)
         sweep += 1
     # Rows that fill up come last, behind those that rounding has made less than nothing.
     energy = tl.where(live, tl.maximum(diagonal, 0.0), -1.0)

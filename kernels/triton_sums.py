@@ -102,6 +102,7 @@ def _pieces(activations: Tensor, weights: Tensor, real: Tensor | None) -> Tensor
         TOKENS=32 if sums > _ELEMENTWISE else 16,
         OUTPUTS=width,
         SUMS=block,
+        STAGES=4,
         num_warps=4,
         **FUSION,
     )
@@ -118,7 +119,7 @@ def _add_to_nodes(
     _node_kernel[(triton.cdiv(outputs, width), len(touched))](
         pieces,
         shares,
-        touched,
+        touched.contiguous(),
         belongs.to(torch.uint8).contiguous(),
         total,
         absolute,
@@ -159,16 +160,18 @@ def _pooled_kernel(
     TOKENS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     SUMS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """One program adds up one piece of one row: a tile of tokens by outputs is read once for all SUMS sums."""
     row = tl.program_id(2).to(tl.int64)
     piece = tl.program_id(1) % pieces
     which = (tl.program_id(1) // pieces) * SUMS + tl.arange(0, SUMS)
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    across = output.to(tl.int64) * activation_output
     dtype = found.dtype.element_ty
     added = tl.zeros((SUMS, OUTPUTS), dtype) if PRODUCT else tl.zeros((SUMS, TOKENS, OUTPUTS), dtype)
     first = piece * PIECE
-    for start in range(first, tl.minimum(first + PIECE, tokens), TOKENS):
+    for start in tl.range(first, tl.minimum(first + PIECE, tokens), TOKENS, num_stages=STAGES):
         token = start + tl.arange(0, TOKENS)
         there = token < tokens
         weight = tl.load(
@@ -176,17 +179,16 @@ def _pooled_kernel(
             mask=(which[:, None] < sums) & there[None, :],
             other=0,
         ).to(dtype)
-        counts = there
-        if PADDED:
-            counts = there & (tl.load(real + row * real_row + token * real_token, mask=there, other=0) != 0)
         tile = tl.load(
-            activations
-            + row * activation_row
-            + token[:, None].to(tl.int64) * activation_token
-            + output[None, :] * activation_output,
-            mask=counts[:, None] & (output[None, :] < outputs),
+            activations + row * activation_row + token[:, None].to(tl.int64) * activation_token + across[None, :],
+            mask=there[:, None] & (output[None, :] < outputs),
             other=0.0,
-        ).to(dtype)
+        )
+        if PADDED:
+            # Loaded all the same: waiting to know what is padding would cost more than reading it.
+            counts = tl.load(real + row * real_row + token * real_token, mask=there, other=0) != 0
+            tile = tl.where(counts[:, None], tile, 0.0)
+        tile = tile.to(dtype)
         if PRODUCT:
             # 16-bit numbers and truth values are exact in tf32, so that its products are exact too.
             added += tl.dot(weight, tile, input_precision="tf32" if EXACT else "ieee", out_dtype=dtype)

@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for a GPU that need not be there, and prints what it takes, one JSON object a line.
 
-    python tests/compile_kernels.py [CAPABILITY, such as 90]
+    python tests/compile_kernels.py [CAPABILITY, 90 by default]
 
 Launches are intercepted where Triton would compile and start them, so that what is compiled is what the launchers ask
 for. A process of its own, since kernels that are interpreted can no longer be compiled.
@@ -40,15 +40,23 @@ def build(capability: int) -> Callable[..., None]:
 
     def run(kernel: JITFunction[Any], *given: Any, grid: Any, warmup: bool, **named: Any) -> None:
         options = {name: named.pop(name) for name in OPTIONS}
-        values = dict(zip(kernel.arg_names, given, strict=False)) | named
-        signature = {
-            name: "constexpr" if name in named else TYPES[one.dtype] if isinstance(one, torch.Tensor) else "i32"
-            for name, one in values.items()
+        signature: dict[str, str] = dict.fromkeys(named, "constexpr")
+        hints: dict[tuple[int, ...], list[list[Any]]] = {}
+        # What Triton itself takes for granted of a launch: integers of 1, and what can be divided by 16.
+        for place, (name, one) in enumerate(zip(kernel.arg_names, given, strict=False)):
+            signature[name] = TYPES[one.dtype] if isinstance(one, torch.Tensor) else "constexpr" if one == 1 else "i32"
+            if isinstance(one, torch.Tensor) or one % 16 == 0:
+                hints[(place,)] = [["tt.divisibility", 16]]
+            if signature[name] == "constexpr":
+                named[name] = one
+        source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, named, hints)
+        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        told = {
+            "kernel": kernel.__name__,
+            "constants": named,
+            **resources(made.asm["cubin"]),
+            "shared": made.metadata.shared,
         }
-        made = triton.compile(
-            ASTSource(kernel, signature, constexprs=named), target=GPUTarget("cuda", capability, 32), options=options
-        )
-        told = {"kernel": kernel.__name__, **named, **resources(made.asm["cubin"]), "shared": made.metadata.shared}
         print(json.dumps(told), flush=True)  # noqa: T201
 
     return run
@@ -67,22 +75,19 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 
 def launch_all() -> None:
-    """Every kernel once for each of the forms it takes."""
-    for rows in (16, 32, 64, 128):
-        triton_subspace.subspace(torch.zeros(1, rows, 100), None)
-    real = torch.ones(2, 600, dtype=torch.bool)
-    for dtype in (torch.bfloat16, torch.float32, torch.float64):
-        activations = torch.zeros(2, 600, 200, dtype=dtype)
-        for sums in (2, 64):
-            triton_sums.pooled_sums(activations, torch.zeros(2, sums, 600, dtype=torch.bool), real)
-    sums, belongs = torch.zeros(3, 200), torch.zeros(1, 2, dtype=torch.bool)
-    triton_sums.node_sums(torch.zeros(2, 200), torch.tensor([1]), belongs, sums, sums.clone())
-    for dtype in (torch.bfloat16, torch.float32, torch.float64):
-        rows, sums = torch.zeros(9, 100, dtype=dtype), torch.zeros(100, dtype=torch.promote_types(dtype, torch.float32))
-        triton_sums.second_moment(rows, sums.repeat(100, 1), sums, torch.arange(5))
-        for rank in (4, 128):
-            weight = torch.zeros(200, 100, dtype=dtype)
-            triton_projection.project_rows_(weight, torch.arange(150), torch.zeros(rank, 150))
+    """Every kernel, at the sizes and types that differ most."""
+    for rows in (16, 128):
+        triton_subspace.subspace(torch.zeros(2, rows, 160), None)
+    real = torch.ones(2, 608, dtype=torch.bool)
+    for dtype, sums in ((torch.bfloat16, 2), (torch.bfloat16, 64), (torch.float32, 64), (torch.float64, 1)):
+        weights = torch.zeros(2, sums, 608, dtype=torch.bool)
+        triton_sums.pooled_sums(torch.zeros(2, 608, 256, dtype=dtype), weights, real)
+    totals, belongs = torch.zeros(3, 256), torch.zeros(1, 2, dtype=torch.bool)
+    triton_sums.node_sums(torch.zeros(2, 256), torch.tensor([1]), belongs, totals, totals.clone())
+    for dtype, rank in ((torch.bfloat16, 4), (torch.float64, 128)):
+        total = torch.zeros(128, dtype=torch.promote_types(dtype, torch.float32))
+        triton_sums.second_moment(torch.zeros(9, 128, dtype=dtype), total.repeat(128, 1), total, torch.arange(5))
+        triton_projection.project_rows_(torch.zeros(200, 128, dtype=dtype), torch.arange(150), torch.zeros(rank, 150))
 
 
 if __name__ == "__main__":

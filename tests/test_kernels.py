@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,15 @@ from chip.kernels import (
     second_moment,
 )
 from chip.kernels.dispatch import runs_triton
+from collecting import all_wanted, assert_near
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_choice import both, drawn, using
 
+from chip.collect import collect
 from chip.errors import UsageError
+from chip.models.loading import LoadedModel
+from chip.records import read_records
 
 SIZES = st.integers(1, 6)
 SEEDS = st.integers(0, 2**31)
@@ -238,3 +243,14 @@ class TestDispatch:
     def test_kernels_import_without_triton(self) -> None:
         script = "import sys; sys.modules['triton'] = None; import chip.kernels"
         subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"CHIP_KERNELS": "auto"})
+
+
+class TestCollecting:
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="a model on a CPU runs only interpreted kernels")
+    def test_statistics_are_the_same_with_either(self, llava: LoadedModel, hospital_data: Path) -> None:
+        """The kernels in the midst of a model: packed rows, padding, several sums a row, 64-bit totals."""
+        records, found = read_records(hospital_data).records[:5], []
+        for kernels in ("torch", "triton"):
+            with using(kernels):
+                found.append(collect(llava, records, all_wanted(llava)))
+        assert_near(found[1], found[0], 1e-6)
