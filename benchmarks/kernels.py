@@ -235,7 +235,7 @@ def limits(device: torch.device, small: bool) -> dict[str, float]:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of {platform.machine()}"
+    return f"{platform.machine()}, threads: {torch.get_num_threads()}"
 
 
 def _triton() -> str:

@@ -3,7 +3,7 @@
 import torch
 import triton
 import triton.language as tl
-from chip.kernels.triton_options import FUSION
+from chip.kernels.triton_options import FUSION, beside
 from torch import Tensor
 
 
@@ -13,20 +13,21 @@ def project_rows_(weight: Tensor, rows: Tensor, basis: Tensor) -> None:
     columns = weight.shape[1]
     width, size = 32, max(16, triton.next_power_of_2(rank))
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    _project_kernel[(triton.cdiv(columns, width),)](
-        weight,
-        rows.contiguous(),
-        basis.to(dtype).contiguous(),
-        rank,
-        count,
-        columns,
-        *weight.stride(),
-        RANK=size,
-        ROWS=32 if size <= 32 else 16,
-        COLUMNS=width,
-        num_warps=4 if size <= 32 else 8,
-        **FUSION,
-    )
+    with beside(weight):
+        _project_kernel[(triton.cdiv(columns, width),)](
+            weight,
+            rows.contiguous(),
+            basis.to(dtype).contiguous(),
+            rank,
+            count,
+            columns,
+            *weight.stride(),
+            RANK=size,
+            ROWS=32 if size <= 32 else 16,
+            COLUMNS=width,
+            num_warps=4 if size <= 32 else 8,
+            **FUSION,
+        )
 
 
 @triton.jit

@@ -6,7 +6,7 @@ No atomics: the same inputs give the same bytes. Offsets are 64-bit, since activ
 import torch
 import triton
 import triton.language as tl
-from chip.kernels.triton_options import FUSION
+from chip.kernels.triton_options import FUSION, beside
 from torch import Tensor
 
 _TOKENS_A_PROGRAM = 512
@@ -51,23 +51,24 @@ def second_moment(rows: Tensor, outer: Tensor, total: Tensor, chosen: Tensor | N
     tokens = len(rows) if chosen is None else len(chosen)
     tile = 64 if inputs > 32 else 32
     tiles = triton.cdiv(inputs, tile)
-    _second_moment_kernel[(tiles, tiles)](
-        rows,
-        rows if chosen is None else chosen.contiguous(),
-        outer,
-        total,
-        tokens,
-        inputs,
-        *rows.stride(),
-        *outer.stride(),
-        total.stride(0),
-        CHOSEN=chosen is not None,
-        EXACT=rows.dtype in _SIXTEEN_BITS and outer.dtype == torch.float32,
-        TILE=tile,
-        TOKENS=32,
-        num_warps=4,
-        **FUSION,
-    )
+    with beside(outer):
+        _second_moment_kernel[(tiles, tiles)](
+            rows,
+            rows if chosen is None else chosen.contiguous(),
+            outer,
+            total,
+            tokens,
+            inputs,
+            *rows.stride(),
+            *outer.stride(),
+            total.stride(0),
+            CHOSEN=chosen is not None,
+            EXACT=rows.dtype in _SIXTEEN_BITS and outer.dtype == torch.float32,
+            TILE=tile,
+            TOKENS=32,
+            num_warps=4,
+            **FUSION,
+        )
 
 
 def _pieces(activations: Tensor, weights: Tensor, real: Tensor | None) -> Tensor:
@@ -83,29 +84,30 @@ def _pieces(activations: Tensor, weights: Tensor, real: Tensor | None) -> Tensor
     numbers = torch.uint8 if weights.dtype == torch.bool else weights.dtype
     blanked = activations if real is None else real.view(torch.uint8)
     width = 128
-    _pooled_kernel[(triton.cdiv(outputs, width), pieces * triton.cdiv(sums, block), batch)](
-        activations,
-        weights.view(numbers),
-        blanked,
-        found,
-        tokens,
-        outputs,
-        sums,
-        pieces,
-        *activations.stride(),
-        *weights.stride(),
-        *((0, 0) if real is None else real.stride()),
-        PADDED=real is not None,
-        PRODUCT=sums > _ELEMENTWISE,
-        EXACT=weights.dtype == torch.bool and activations.dtype in _SIXTEEN_BITS,
-        PIECE=_TOKENS_A_PROGRAM,
-        TOKENS=32 if sums > _ELEMENTWISE else 16,
-        OUTPUTS=width,
-        SUMS=block,
-        STAGES=4,
-        num_warps=4,
-        **FUSION,
-    )
+    with beside(activations):
+        _pooled_kernel[(triton.cdiv(outputs, width), pieces * triton.cdiv(sums, block), batch)](
+            activations,
+            weights.view(numbers),
+            blanked,
+            found,
+            tokens,
+            outputs,
+            sums,
+            pieces,
+            *activations.stride(),
+            *weights.stride(),
+            *((0, 0) if real is None else real.stride()),
+            PADDED=real is not None,
+            PRODUCT=sums > _ELEMENTWISE,
+            EXACT=weights.dtype == torch.bool and activations.dtype in _SIXTEEN_BITS,
+            PIECE=_TOKENS_A_PROGRAM,
+            TOKENS=32 if sums > _ELEMENTWISE else 16,
+            OUTPUTS=width,
+            SUMS=block,
+            STAGES=4,
+            num_warps=4,
+            **FUSION,
+        )
     return found
 
 
@@ -116,23 +118,24 @@ def _add_to_nodes(
     if not len(touched) or not outputs:
         return
     width = 128
-    _node_kernel[(triton.cdiv(outputs, width), len(touched))](
-        pieces,
-        shares,
-        touched.contiguous(),
-        belongs.to(torch.uint8).contiguous(),
-        total,
-        absolute,
-        count,
-        rows,
-        sums,
-        outputs,
-        *total.stride(),
-        *absolute.stride(),
-        OUTPUTS=width,
-        num_warps=1,
-        **FUSION,
-    )
+    with beside(total):
+        _node_kernel[(triton.cdiv(outputs, width), len(touched))](
+            pieces,
+            shares,
+            touched.contiguous(),
+            belongs.to(torch.uint8).contiguous(),
+            total,
+            absolute,
+            count,
+            rows,
+            sums,
+            outputs,
+            *total.stride(),
+            *absolute.stride(),
+            OUTPUTS=width,
+            num_warps=1,
+            **FUSION,
+        )
 
 
 @triton.jit

@@ -81,12 +81,12 @@ def launch_all() -> None:
     real = torch.ones(2, 608, dtype=torch.bool)
     for dtype, sums in ((torch.bfloat16, 2), (torch.bfloat16, 64), (torch.float32, 64), (torch.float64, 1)):
         weights = torch.zeros(2, sums, 608, dtype=torch.bool)
-        triton_sums.pooled_sums(torch.zeros(2, 608, 256, dtype=dtype), weights, real)
+        triton_sums.pooled_sums(torch.zeros(2, 608, 256, dtype=dtype), weights, real if sums > 1 else None)
     totals, belongs = torch.zeros(3, 256), torch.zeros(1, 2, dtype=torch.bool)
     triton_sums.node_sums(torch.zeros(2, 256), torch.tensor([1]), belongs, totals, totals.clone())
-    for dtype, rank in ((torch.bfloat16, 4), (torch.float64, 128)):
+    for dtype, rank, chosen in ((torch.bfloat16, 4, torch.arange(5)), (torch.float64, 128, None)):
         total = torch.zeros(128, dtype=torch.promote_types(dtype, torch.float32))
-        triton_sums.second_moment(torch.zeros(9, 128, dtype=dtype), total.repeat(128, 1), total, torch.arange(5))
+        triton_sums.second_moment(torch.zeros(9, 128, dtype=dtype), total.repeat(128, 1), total, chosen)
         triton_projection.project_rows_(torch.zeros(200, 128, dtype=dtype), torch.arange(150), torch.zeros(rank, 150))
 
 
