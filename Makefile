@@ -36,6 +36,7 @@ benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/solve.py
 	$(BIN)/python benchmarks/tune.py
+	$(BIN)/python benchmarks/kernels.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
