@@ -212,7 +212,7 @@ def _patches(model: nn.Module, tower: Tower) -> Patches | None:
 def _projector_site(one: Linear, family: Family) -> Site:
     tower, last = family.tower, one is family.projector[-1]
     tiled = Patches(0, tower.module, tower.tile_mask) if tower is not None and tower.tile_mask else None
-    return Site(one.name, "projector", -1, _last_part(one.name), last, one.given, one.output, tiled)
+    return Site(one.name, "projector", -1, _last_part(one.name), last, one.given, one.output, patches=tiled)
 
 
 def _language_sites(family: Family, names: set[str]) -> Iterator[Site]:
