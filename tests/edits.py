@@ -22,9 +22,10 @@ REQUEST_FIELDS = {
 
 
 def request(model: Path, data: Path, out: Path | None, *forget: str, **values: Any) -> EditRequest:
-    """A request; what is no field of it is a setting. Verification is off unless asked for."""
+    """A request; what is no field of it is a setting. The oblique method, and no verification, unless asked for."""
     own = {key: value for key, value in values.items() if key in REQUEST_FIELDS}
-    settings = EditSettings(**{key: value for key, value in values.items() if key not in REQUEST_FIELDS})
+    chosen = {key: value for key, value in values.items() if key not in REQUEST_FIELDS}
+    settings = EditSettings(**{"method": "oblique", **chosen})
     return EditRequest(str(model), data, forget, settings, out, **{"verify": False, "device": "cpu", **own})
 
 
@@ -57,8 +58,8 @@ def run_edit(model: Path, data: Path, out: Path, *forget: str, **values: Any) ->
 
 
 def problem(loaded: LoadedModel, directory: Path, data: Path, *forget: str, **values: Any) -> Problem:
-    """A request as a solver sees it, with statistics collected for it."""
-    settings = EditSettings(**values)
+    """A request as a solver sees it, with its statistics; by the oblique method unless asked for another."""
+    settings = EditSettings(**{"method": "oblique", **values})
     hierarchy, split = split_of(data, *forget)
     sites = chosen_sites(loaded.sites, settings)
     statistics = collect(loaded, hierarchy.records, wanted(loaded.sites, settings), alpha=settings.alpha)

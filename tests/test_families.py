@@ -58,6 +58,15 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 class TestSites:
+    def test_what_writes_into_the_stream_says_where_it_is_added(self, loaded: LoadedModel) -> None:
+        text = loaded.model.config.get_text_config().model_type
+        adds = text not in ("gemma2", "gemma3_text")
+        for site in loaded.sites:
+            writes = site.role == "attention" or (site.role == "language" and site.last)
+            assert bool(site.block) == (writes and adds)
+            assert site.name.startswith(f"{site.block}.") or not site.block
+        assert loaded.model.get_submodule(loaded.head.name) is loaded.model.get_output_embeddings()
+
     def test_every_role_is_there(self, loaded: LoadedModel) -> None:
         assert {site.role for site in loaded.sites} == set(ROLES)
         assert loaded.family.known

@@ -100,7 +100,7 @@ def solve_counterpart(problem: Problem) -> Solved:
     """Counterparts at the last MLP linear of the chosen layers. The model's weights are as before when it returns."""
     loaded, settings = problem.loaded, problem.settings
     sites = chosen_sites(loaded.sites, settings)
-    before = problem.memo.once(("counterparts", settings.held, settings.seed), lambda: _unedited(problem))
+    before = problem.memo.once(("counterparts", settings.held, settings.seed), lambda: unedited(problem))
     weights = _weights(problem, before.tokens, before.unheld[sites[0].name])
     best: tuple[int, Mapping[str, SiteChange]] | None = None
     for number in range(settings.rounds + 1):
@@ -124,7 +124,8 @@ def solve_counterpart(problem: Problem) -> Solved:
     )
 
 
-def _unedited(problem: Problem) -> Unedited:
+def unedited(problem: Problem) -> Unedited:
+    """Choose the records that are held, and run them and the target's through the model as it is."""
     sites = [one.site for one in problem.stored.values() if one.site.role in ("language", "attention")]
     held = held_records(problem, problem.settings.held)
     groups = encode_all(problem.loaded, problem.records((*problem.split.target, *held)))
