@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -34,8 +35,9 @@ from transformers import AutoProcessor
 
 from chip.cli.options import quiet_libraries
 from chip.hierarchy import Hierarchy, NodePath, Split
+from chip.measure import measure_answers
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import load_model
+from chip.models.loading import LoadedModel, load_model
 from chip.records import read_records
 from chip.settings import EditSettings
 from chip.version import VERSION
@@ -57,10 +59,12 @@ VARIANTS: dict[str, EditSettings] = {
     "counterpart, 64 records held": EditSettings(held=64),
     "counterpart, last half of the layers": EditSettings(layers="3-5"),
     "oblique, both keys, beyond unknown": EditSettings(method="oblique"),
+    "oblique, image keys": EditSettings(method="oblique", keys="image"),
     "oblique, both keys, toward unknown": EditSettings(method="oblique", toward="unknown"),
     "oblique, answer keys, toward mean": EditSettings(method="oblique", keys="answer", toward="mean"),
     "oblique, both keys, mean, budget 0.02": EditSettings(method="oblique", toward="mean", retain_budget=0.02),
     "oblique, beyond unknown, 256 refreshed": EditSettings(method="oblique", refresh=256),
+    "chip, paper's settings": EditSettings(method="chip"),
     "chip, all layers, k = 30": EditSettings(method="chip", layers="0-5", top_k=30.0),
 }
 RESULTS = Path(__file__).parent / "results"
@@ -73,7 +77,8 @@ class Outcome:
     the model was trained on nor the edit saw; `rest_rephrased` the rest in a phrasing that the edit did not see.
     `relearned_siblings` is the target after 30 steps on its siblings (on the rest, where it has none),
     `relearned_third` the other two thirds of it after 15 steps on a third; `bits_8` and `bits_4` after rounding, and
-    the same of the rest. `seconds`: solving and writing, with statistics at hand."""
+    the same of the rest. `words` is the share of the words generated for the target that stand somewhere in the
+    records, and `sample` the longest answer. `seconds`: solving and writing, with statistics at hand."""
 
     target: float
     rephrased: float
@@ -88,7 +93,9 @@ class Outcome:
     bits_4: float
     rest_bits_8: float | None
     rest_bits_4: float | None
+    words: float
     seconds: float
+    sample: str
 
 
 class Hospital:
@@ -107,9 +114,14 @@ class Hospital:
         self.phrasings = [_encoded(processor, records, images, phrasing) for phrasing in range(3)]
         self.targets = choose_targets(self.hierarchy)
 
-    def subject(self, model: Path) -> Subject:
-        """A checkpoint of this hospital, to be asked and attacked."""
-        return Subject(load_model(Checkpoint(model), "cpu").model, self.pixels, self.pad)
+    def subject(self, loaded: LoadedModel) -> Subject:
+        """A model of this hospital, to be asked and attacked."""
+        return Subject(loaded.model, self.pixels, self.pad)
+
+    @cached_property
+    def spelled(self) -> set[str]:
+        """Every word of every record."""
+        return {word for record in self.hierarchy.records for word in f"{record.question} {record.answer}".split()}
 
     def retrained(self, level: str, number: int) -> Path:
         """A model trained without a target, made where it is not there yet."""
@@ -165,7 +177,7 @@ def main(
         for at in level:
             for number, node in enumerate(one.targets[at][:targets]):
                 split = one.hierarchy.split([node])
-                for what in (BEFORE, RETRAINED, *variant):
+                for what in (*([BEFORE] if number == 0 else []), RETRAINED, *variant):
                     key = f"{name} | {at} | {'/'.join(node)} | {what}"
                     if key not in _read(results):
                         outcome = run(one, at, number, split, what)
@@ -176,9 +188,9 @@ def main(
 def run(hospital: Hospital, level: str, number: int, split: Split, what: str) -> Outcome:
     """One variant, or the model before, or the retrained one, on one target."""
     if what == BEFORE:
-        return measured(hospital, split, hospital.subject(hospital.directory / "model"), 0.0)
+        return measured(hospital, split, hospital.directory / "model", 0.0)
     if what == RETRAINED:
-        return measured(hospital, split, hospital.subject(hospital.retrained(level, number)), 0.0, retained=False)
+        return measured(hospital, split, hospital.retrained(level, number), 0.0, retained=False)
     out = hospital.directory / f"edited-{level}-{number}"
     request = EditRequest(
         model=str(hospital.directory / "model"), data=hospital.directory / "records", out=out, settings=VARIANTS[what],
@@ -192,13 +204,17 @@ def run(hospital: Hospital, level: str, number: int, split: Split, what: str) ->
     started = time.perf_counter()
     carry_out(prepared)
     seconds = time.perf_counter() - started
-    outcome = measured(hospital, split, hospital.subject(out), seconds)
+    outcome = measured(hospital, split, out, seconds)
     shutil.rmtree(out)
     return outcome
 
 
-def measured(hospital: Hospital, split: Split, subject: Subject, seconds: float, *, retained: bool = True) -> Outcome:
+def measured(hospital: Hospital, split: Split, model: Path, seconds: float, *, retained: bool = True) -> Outcome:
     """Everything that is asked of one model; what is retained only where the model was trained on all of it."""
+    loaded = load_model(Checkpoint(model), "cpu")
+    subject = hospital.subject(loaded)
+    texts = [answer.text for answer in measure_answers(loaded, [hospital.hierarchy.records[i] for i in split.target])]
+    said = [word for text in texts for word in text.split()]
     first, second, third = ([one[i] for i in split.target] for one in hospital.phrasings)
     asked, rest = list(split.siblings), sorted((*split.shared, *split.rest))
 
@@ -235,7 +251,9 @@ def measured(hospital: Hospital, split: Split, subject: Subject, seconds: float,
         bits_4=bits[4][0],
         rest_bits_8=bits[8][1],
         rest_bits_4=bits[4][1],
+        words=sum(word in hospital.spelled for word in said) / max(len(said), 1),
         seconds=seconds,
+        sample=max(texts, key=len),
     )
 
 
@@ -247,12 +265,12 @@ def _encoded(processor: Any, records: Sequence[HospitalRecord], images: Sequence
     return encode(processor, turns, IMAGE_TOKENS)
 
 
-def _read(path: Path) -> dict[str, dict[str, float | None]]:
-    found: dict[str, dict[str, float | None]] = json.loads(path.read_text())["outcomes"] if path.exists() else {}
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text())["outcomes"] if path.exists() else {}
     return found
 
 
-def _write(path: Path, outcomes: dict[str, dict[str, float | None]]) -> None:
+def _write(path: Path, outcomes: dict[str, dict[str, Any]]) -> None:
     versions = {"chip": VERSION, "torch": torch.__version__, "transformers": transformers.__version__}
     machine = f"{platform.machine()}, 1 thread, no accelerator, other work beside it"
     path.parent.mkdir(exist_ok=True)
@@ -263,7 +281,7 @@ def _write(path: Path, outcomes: dict[str, dict[str, float | None]]) -> None:
 
 COLUMNS = (
     "target", "rephrased", "held_out", "siblings", "rest", "rest_rephrased", "loss", "relearned_siblings",
-    "relearned_third", "bits_8", "bits_4", "rest_bits_8", "rest_bits_4", "seconds",
+    "relearned_third", "bits_8", "bits_4", "rest_bits_8", "rest_bits_4", "words", "seconds",
 )  # fmt: skip
 
 
@@ -277,7 +295,7 @@ def _page(content: dict[str, Any]) -> list[str]:
         "Means over the targets of a level; what each column is says `Outcome` in the script. A retrained model is not",
         "asked what is retained: it leaves out three targets at once.",
     ]
-    groups: dict[tuple[str, str], dict[str, list[dict[str, float | None]]]] = {}
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for key, outcome in content["outcomes"].items():
         hospital, level, _, what = key.split(" | ")
         groups.setdefault((hospital, level), {}).setdefault(what, []).append(outcome)
@@ -286,19 +304,20 @@ def _page(content: dict[str, Any]) -> list[str]:
             found = groups.get((hospital, level))
             if not found:
                 continue
-            lines += ["", f"## {hospital}: {level}", "", f"| variant | targets | {' | '.join(COLUMNS)} |"]
-            lines.append("| --- " * (len(COLUMNS) + 2) + "|")
+            lines += ["", f"## {hospital}: {level}", ""]
+            lines.append(f"| variant | targets | {' | '.join(COLUMNS)} | longest answer to a target |")
+            lines.append("| --- " * (len(COLUMNS) + 3) + "|")
             order = [what for what in (BEFORE, *VARIANTS, RETRAINED) if what in found]
             lines += [_line(what, found[what]) for what in order]
     return lines
 
 
-def _line(what: str, outcomes: Sequence[dict[str, float | None]]) -> str:
+def _line(what: str, outcomes: Sequence[dict[str, Any]]) -> str:
     cells = []
     for column in COLUMNS:
         values = [value for one in outcomes if (value := one[column]) is not None]
         cells.append(f"{fmean(values):.{1 if column == 'seconds' else 2}f}" if values else "–")
-    return f"| {what} | {len(outcomes)} | {' | '.join(cells)} |"
+    return f"| {what} | {len(outcomes)} | {' | '.join(cells)} | {outcomes[0]['sample']} |"
 
 
 if __name__ == "__main__":

@@ -165,8 +165,8 @@ class Bench:
 
     def __init__(self, directory: Path, node: str) -> None:
         request = EditRequest(
-            str(directory / "model"), directory / "records", (node,), EditSettings(), dry_run=True, tuning=GOALS,
-            fixed=frozenset(), statistics=directory / "statistics.safetensors",
+            str(directory / "model"), directory / "records", (node,), EditSettings(method="oblique"), dry_run=True,
+            tuning=GOALS, fixed=frozenset(), statistics=directory / "statistics.safetensors",
         )  # fmt: skip
         prepared = prepare_edit(request)
         groups = audit_groups(prepared.hierarchy, prepared.split, limit=request.verify_records)

@@ -101,7 +101,7 @@ class TestWatching:
         """With the site's weight at zero, what leaves is what it is without the site; the difference is its output."""
         loaded = load_model(Checkpoint(tiny_models.text_model(tmp_path / "model", family)), "cpu")
         groups = encode_all(loaded, few_records(text_data))
-        sites = [s for s in loaded.sites if s.role == "attention" or (s.role == "language" and s.last)]
+        sites = [site for site in loaded.sites if site.writes]
         assert all(bool(site.block) == (family != "gemma2") for site in sites)
         if family == "gemma2":
             return

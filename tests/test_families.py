@@ -62,8 +62,7 @@ class TestSites:
         text = loaded.model.config.get_text_config().model_type
         adds = text not in ("gemma2", "gemma3_text")
         for site in loaded.sites:
-            writes = site.role == "attention" or (site.role == "language" and site.last)
-            assert bool(site.block) == (writes and adds)
+            assert bool(site.block) == (site.writes and adds)
             assert site.name.startswith(f"{site.block}.") or not site.block
         assert loaded.model.get_submodule(loaded.head.name) is loaded.model.get_output_embeddings()
 

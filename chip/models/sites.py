@@ -66,6 +66,11 @@ class Site:
         return bool(self.given)
 
     @property
+    def writes(self) -> bool:
+        """Whether it writes into the language model's residual stream."""
+        return self.role == "attention" or (self.role == "language" and self.last)
+
+    @property
     def parameter(self) -> str:
         """The dotted name of the weight itself."""
         return self.name if self.transposed else f"{self.name}.weight"

@@ -33,6 +33,7 @@ from chip.solve.counterparts import Answered, find_counterparts
 from chip.solve.held import donors, held_records, shape
 from chip.solve.metric import DenseMetric, LowRankMetric
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored, weight_change
+from chip.solve.room import refuse_held
 
 _SURE = 1.0
 """A retained token slips where its logit exceeds all others by less than this, and by less than before the edit."""
@@ -97,7 +98,7 @@ class SiteChange:
 
 
 def solve_counterpart(problem: Problem) -> Solved:
-    """Counterparts at the last MLP linear of the chosen layers. The model's weights are as before when it returns."""
+    """Counterparts at what writes into the residual stream. The model's weights are as before when it returns."""
     loaded, settings = problem.loaded, problem.settings
     sites = chosen_sites(loaded.sites, settings)
     before = problem.memo.once(("counterparts", settings.held, settings.seed), lambda: unedited(problem))
@@ -126,10 +127,11 @@ def solve_counterpart(problem: Problem) -> Solved:
 
 def unedited(problem: Problem) -> Unedited:
     """Choose the records that are held, and run them and the target's through the model as it is."""
-    sites = [one.site for one in problem.stored.values() if one.site.role in ("language", "attention")]
+    sites = [one.site for one in problem.stored.values() if one.site.writes]
     held = held_records(problem, problem.settings.held)
     groups = encode_all(problem.loaded, problem.records((*problem.split.target, *held)))
     tokens = _tokens(problem, held, groups)
+    refuse_held(problem, sites, len(tokens.records))
     unheld, aims = _unheld(problem, sites, held), _aims(problem, sites, groups, tokens)
     margins = answer_margins(problem.loaded, groups, problem.batch_tokens, problem.notice)
     return Unedited(groups, tokens, unheld, aims, margins)

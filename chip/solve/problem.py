@@ -102,8 +102,7 @@ def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, .
             raise ChipError(f"--sites {settings.sites}: chip knows no {absent[0]} sites of this model")
         return tuple(chosen)
     if settings.method == "counterpart":
-        writing = [s for s in sites if s.role == "attention" or (s.role == "language" and s.last)]
-        return tuple(s for s in writing if s.layer in layers)
+        return tuple(site for site in sites if site.writes and site.layer in layers)
     image = [site for site in sites if site.role == "projector" and site.last]
     if settings.keys == "image" and not image:
         raise ChipError("--keys image: this model has no vision-language projector; use --keys answer")

@@ -11,6 +11,25 @@ from chip.models.sites import Site
 from chip.solve.problem import Problem
 
 
+def refuse_held(problem: Problem, sites: Sequence[Site], tokens: int) -> None:
+    """Raise ChipError where the `tokens` of the target's and the held records take more than is free.
+
+    Of d inputs and D outputs: aims (N, D) of all sites; of the site that is solved, keys three times, (N, d), a moment
+    and its factor (d, d), and the change (D, d); and the changes of all sites, twice.
+    """
+    size = accumulator_dtype(problem.loaded.device).itemsize
+    widths = [site.widths(problem.loaded.model) for site in sites]
+    aims, changes = tokens * sum(outputs for _, outputs in widths), 2 * sum(d * outputs for d, outputs in widths)
+    solving = max(3 * tokens * d + 2 * d * d + d * outputs for d, outputs in widths)
+    needed, free = size * (aims + changes + solving), free_memory(problem.loaded.device)
+    if needed > free:
+        raise ChipError(
+            f"{tokens} answer tokens of the target's and the held records at {len(sites)} sites take "
+            f"{in_words(needed)}, and {in_words(free)} are free; choose a smaller --held, fewer --layers, or forget "
+            "the target part by part"
+        )
+
+
 def refuse_too_large(problem: Problem, sites: Sequence[Site], keys: int) -> None:
     """Raise ChipError where `keys` target keys at these sites take more than is free on the model's device, or where
     the statistics lack a site's second moments.

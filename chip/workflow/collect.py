@@ -123,12 +123,12 @@ def _agreed(prepared: PreparedCollection, team: Team) -> Collection:
 
 
 def everything(sites: tuple[Site, ...], roles: tuple[str, ...]) -> Wanted:
-    """Pooled activations at the sites of the roles, and the moments that the oblique projection takes."""
+    """Pooled activations at the sites of the roles, and the moments that the other methods take."""
     present = {site.role for site in sites}
     if absent := [role for role in roles if role not in present and role != "projector"]:
         raise ChipError(f"--sites: chip knows no {absent[0]} sites of this model")
     return Wanted(
         pooled=tuple(site.name for site in sites if site.role in roles),
-        answer=tuple(site.name for site in sites if site.role == "language" and site.last),
+        answer=tuple(site.name for site in sites if site.writes),
         image=tuple(site.name for site in sites if site.role == "projector" and site.last),
     )

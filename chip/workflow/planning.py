@@ -13,6 +13,7 @@ from chip.models.sites import StoredSite
 from chip.plan import Plan, overlap_warnings
 from chip.records.digests import divide_images
 from chip.settings import EditSettings
+from chip.solve.held import shape
 from chip.workflow.request import EditRequest
 from chip.workflow.statistics import Collection
 
@@ -40,8 +41,10 @@ def plan_edit(
         notices.append("the model has no chat template: records are shown as the question, a line break, the answer")
     if request.settings.method == "oblique":
         notices += _oblique_notices(request.settings, loaded, hierarchy, split)
+    if request.settings.method == "counterpart":
+        notices += _counterpart_notices(hierarchy, split)
     tensors = [tensor for site in stored.values() for tensor in (site.weight, site.bias) if tensor is not None]
-    if request.settings.method == "oblique":
+    if request.settings.method != "chip":
         tensors = [site.weight for site in stored.values()]
     return Plan(
         model=checkpoint.directory,
@@ -74,6 +77,16 @@ def _oblique_notices(settings: EditSettings, loaded: LoadedModel, hierarchy: Hie
     if settings.toward != "mean" and settings.keys != "image" and blind:
         notices.append(f"{blind} of the target's records show no image: their answers are sent toward the mean")
     return notices
+
+
+def _counterpart_notices(hierarchy: Hierarchy, split: Split) -> list[str]:
+    """Where answers to the same question are missing, what stands in is farther off than a user would think."""
+    wanted = [shape(hierarchy.records[i]) for i in split.target]
+    known = {shape(hierarchy.records[i]) for i in split.retain}
+    alone = sum(one not in known for one in wanted)
+    if not alone:
+        return []
+    return [f"{alone} of the target's records ask what no retained record asks: answers to like questions stand in"]
 
 
 def _fate(request: EditRequest, source: StatisticsSource) -> str:
