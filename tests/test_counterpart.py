@@ -1,5 +1,6 @@
 """The counterpart method: what it solves, what it watches, and that it moves the target and leaves the rest."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import torch
 from edits import problem
 from torch import Tensor
 
-from chip.collect import SecondMoments, answer_flows, answer_margins, encode_all
+from chip.collect import Flow, SecondMoments, answer_inputs, answer_outputs, encode_all, margins, run_in_step
 from chip.collect.sketch import FrequentDirections
 from chip.collect.statistics import Moments
+from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model
+from chip.models.sites import Site
 from chip.records import read_records
 from chip.solve.counterpart import Weights, solve_site, unedited
 from chip.solve.live import applied
@@ -93,50 +96,89 @@ class TestOneSite:
         assert left[0] > left[1] > left[2]
 
 
-class TestWatching:
+class TestLockstep:
     @pytest.mark.parametrize("family", ["llama", "phi", "gpt_neox", "gemma2"])
-    def test_behind_a_site_flows_the_stream_and_a_norm_forbids_it(
-        self, family: str, tmp_path: Path, text_data: Path
+    @pytest.mark.parametrize("tokens", [40, 4096])
+    def test_what_is_changed_on_the_way_is_as_if_it_had_been_before(
+        self, family: str, tokens: int, tmp_path: Path, text_data: Path
     ) -> None:
-        """With the site's weight at zero, what leaves is what it is without the site; the difference is its output."""
+        """Every site is changed as the passes reach it; then the inputs of each are those of the changed model."""
         loaded = load_model(Checkpoint(tiny_models.text_model(tmp_path / "model", family)), "cpu")
         groups = encode_all(loaded, few_records(text_data))
         sites = [site for site in loaded.sites if site.writes]
+        seen: dict[str, Tensor] = {}
+
+        def change(site: Site, flow: Flow) -> None:
+            seen[site.name] = flow.given
+            site.weight(loaded.model).mul_(0.5)
+
+        states = run_in_step(loaded, groups, sites, tokens, change)
+        expected = answer_inputs(loaded, groups, sites, 256)
+        for site in sites:
+            torch.testing.assert_close(seen[site.name], expected[site.name], rtol=1e-4, atol=1e-5)
+        after = run_in_step(loaded, groups, sites, 512, lambda site, flow: None)
+        torch.testing.assert_close(states, after, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("family", ["llama", "phi", "gpt_neox", "gemma2"])
+    def test_behind_a_site_flows_the_stream_and_behind_the_last_what_the_head_norms(
+        self, family: str, tmp_path: Path, text_data: Path
+    ) -> None:
+        loaded = load_model(Checkpoint(tiny_models.text_model(tmp_path / "model", family)), "cpu")
+        groups = encode_all(loaded, few_records(text_data))
+        sites = [site for site in loaded.sites if site.writes]
+        leaving: dict[str, Tensor] = {}
+        states = run_in_step(loaded, groups, sites, 512, lambda site, flow: leaving.update({site.name: flow.leaving}))
         assert all(bool(site.block) == (family != "gemma2") for site in sites)
         if family == "gemma2":
+            outputs = answer_outputs(loaded, groups, sites, 512)
+            for name, rows in leaving.items():
+                torch.testing.assert_close(rows, outputs[name], rtol=1e-4, atol=1e-5)
             return
-        for site in sites[-2:]:
-            flow = answer_flows(loaded, groups, [site], 256)[site.name]
-            weight, bias = site.weight(loaded.model), site.bias(loaded.model)
-            put_out = flow.given @ weight.double().T + (0 if bias is None else bias.double())
-            kept = weight.clone()
-            weight.zero_()
-            without = answer_flows(loaded, groups, [site], 256)[site.name]
-            weight.copy_(kept)
-            expected = put_out - (0 if bias is None else bias.double())
-            torch.testing.assert_close(flow.leaving - without.leaving, expected, rtol=1e-4, atol=1e-5)
+        names = ("model.norm", "final_layernorm", "final_layer_norm")
+        norm = next(one for name, one in loaded.model.named_modules() if name.endswith(names))
+        with torch.no_grad():
+            torch.testing.assert_close(norm(leaving[sites[-1].name].float()).double(), states, rtol=1e-4, atol=1e-4)
 
-    @pytest.mark.parametrize("share", [True, False])
-    def test_margins_say_whether_the_answer_is_the_likeliest(
-        self, llava: LoadedModel, hospital_data: Path, share: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        if not share:
-            monkeypatch.setattr(LoadedModel, "longest_sharing", 0)
+    def test_margins_say_whether_the_answer_is_the_likeliest(self, llava: LoadedModel, hospital_data: Path) -> None:
         records = few_records(hospital_data)
         groups = encode_all(llava, records)
-        margins = answer_margins(llava, groups, 512)
-        start = 0
+        found = margins(llava, groups, run_in_step(llava, groups, [], 512, lambda site, flow: None))
+        expected = []
         for record in records:
             encoded = llava.prompts.encode(record)
             with torch.no_grad():
                 inputs = {name: one[None] for name, one in encoded.sequence.items()} | encoded.pixels
                 logits = llava.model(**inputs).logits[0, encoded.answer_start - 1 : -1].double()
             own = logits.gather(1, encoded.answer_ids[:, None])[:, 0]
-            others = logits.scatter(1, encoded.answer_ids[:, None], -torch.inf).amax(1)
-            found = margins[start : start + len(own)]
-            torch.testing.assert_close(found.double(), own - others, rtol=1e-3, atol=1e-4)
-            start += len(own)
-        assert start == len(margins)
+            expected.append(own - logits.scatter(1, encoded.answer_ids[:, None], -torch.inf).amax(1))
+        torch.testing.assert_close(found.double(), torch.cat(expected), rtol=1e-3, atol=1e-4)
+
+    def test_what_goes_wrong_on_the_way_ends_every_pass_and_is_raised(
+        self, llama: LoadedModel, text_data: Path
+    ) -> None:
+        groups = encode_all(llama, few_records(text_data))
+        sites = [site for site in llama.sites if site.writes]
+
+        def fail(site: Site, flow: Flow) -> None:
+            raise ChipError(f"no more at {site.layer}")
+
+        running = threading.active_count()
+        with pytest.raises(ChipError, match="no more at 0"):
+            run_in_step(llama, groups, sites, 40, fail)
+        assert threading.active_count() == running
+        assert not any(module._forward_pre_hooks or module._forward_hooks for module in llama.model.modules())
+
+    def test_a_pass_that_fails_is_an_error_and_not_a_wait(self, llama: LoadedModel, text_data: Path) -> None:
+        groups = encode_all(llama, few_records(text_data))
+        site = next(site for site in llama.sites if site.writes)
+        weight = site.weight(llama.model)
+        kept = weight.clone()
+        weight[0, 0] = float("nan")
+        try:
+            with pytest.raises(ChipError, match="is not finite"):
+                run_in_step(llama, groups, [one for one in llama.sites if one.writes], 64, lambda site, flow: None)
+        finally:
+            weight.copy_(kept)
 
 
 def few_records(data: Path) -> list[Record]:
@@ -175,9 +217,15 @@ class TestWhole:
     def test_the_target_comes_nearer_to_its_counterparts_than_the_rest_is_moved(self, one: Problem) -> None:
         solved, before = solve(one), unedited(one)
         last = one.loaded.sites[-1]
+        streams: list[Tensor] = []
+
+        def note(site: Site, flow: Flow) -> None:
+            streams.append(flow.leaving)
+
+        run_in_step(one.loaded, before.groups, [last], one.batch_tokens, note)
         with applied(one.loaded.model, one.stored, solved.edit):
-            leaving = answer_flows(one.loaded, before.groups, [last], one.batch_tokens)[last.name].leaving
-        unmoved = answer_flows(one.loaded, before.groups, [last], one.batch_tokens)[last.name].leaving
+            run_in_step(one.loaded, before.groups, [last], one.batch_tokens, note)
+        unmoved, leaving = streams
         lacked, lacks = (
             (before.aims[last.name] - rows)[: before.tokens.target].square().sum() for rows in (unmoved, leaving)
         )

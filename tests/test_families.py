@@ -64,7 +64,7 @@ class TestSites:
         for site in loaded.sites:
             assert bool(site.block) == (site.writes and adds)
             assert site.name.startswith(f"{site.block}.") or not site.block
-        assert loaded.model.get_submodule(loaded.head.name) is loaded.model.get_output_embeddings()
+        assert loaded.model.get_submodule(loaded.head) is loaded.model.get_output_embeddings()
 
     def test_every_role_is_there(self, loaded: LoadedModel) -> None:
         assert {site.role for site in loaded.sites} == set(ROLES)

@@ -2,15 +2,8 @@
 
 from chip.collect.collector import Collector
 from chip.collect.gathering import BATCH_TOKENS, collect
-from chip.collect.keys import (
-    answer_counts,
-    answer_flows,
-    answer_inputs,
-    answer_margins,
-    answer_outputs,
-    encode_all,
-    image_inputs,
-)
+from chip.collect.keys import answer_counts, answer_inputs, answer_outputs, encode_all, image_inputs
+from chip.collect.lockstep import Flow, margins, run_in_step
 from chip.collect.parts import added, collect_parts, part_of, sketched_rows, without
 from chip.collect.sketch import FrequentDirections, Sketch
 from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statistics, Wanted
@@ -18,6 +11,7 @@ from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statisti
 __all__ = [
     "BATCH_TOKENS",
     "Collector",
+    "Flow",
     "FrequentDirections",
     "Moments",
     "PooledSums",
@@ -27,15 +21,15 @@ __all__ = [
     "Wanted",
     "added",
     "answer_counts",
-    "answer_flows",
     "answer_inputs",
-    "answer_margins",
     "answer_outputs",
     "collect",
     "collect_parts",
     "encode_all",
     "image_inputs",
+    "margins",
     "part_of",
+    "run_in_step",
     "sketched_rows",
     "without",
 ]

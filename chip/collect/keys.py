@@ -22,9 +22,6 @@ from chip.models.sites import Site, Watcher
 
 Take = Callable[[Tensor, Tensor], Tensor]
 
-_LOGITS_AT_ONCE = 512
-"""Tokens whose logits are made together: each has as many as the vocabulary."""
-
 
 def encode_all(
     loaded: LoadedModel, records: Sequence[Record], counted_images: Set[str] = frozenset()
@@ -59,57 +56,9 @@ def answer_outputs(
     sites: Sequence[Site],
     batch_tokens: int,
     notice: Notice = warnings.warn,
-    *,
-    at_block: bool = False,
 ) -> dict[str, Tensor]:
-    """What leaves each language site (its bias included) at the answer positions, (T, D) by site name; `at_block`, the
-    residual stream behind those that have one."""
-    return _gather(loaded, groups, sites, batch_tokens, notice, lambda _, output: output, at_block=at_block)
-
-
-@dataclass(frozen=True)
-class Flow:
-    """What passes a language site at the answer positions: what enters it, `given` (T, d), and `leaving` (T, D): the
-    residual stream behind it where the site has a block, and what leaves the site (its bias included) where not."""
-
-    given: Tensor
-    leaving: Tensor
-
-
-def answer_flows(
-    loaded: LoadedModel,
-    groups: Sequence[EncodedGroup],
-    sites: Sequence[Site],
-    batch_tokens: int,
-    notice: Notice = warnings.warn,
-) -> dict[str, Flow]:
-    """What enters and leaves each language site at the answer positions, by site name, in the order of the records."""
-
-    def both(given: Tensor, leaving: Tensor) -> Tensor:
-        return torch.cat([given, leaving], -1)
-
-    found = _gather(loaded, groups, sites, batch_tokens, notice, both, at_block=True)
-    inputs = {site.name: site.widths(loaded.model)[0] for site in sites}
-    return {name: Flow(rows[:, : inputs[name]], rows[:, inputs[name] :]) for name, rows in found.items()}
-
-
-def answer_margins(
-    loaded: LoadedModel, groups: Sequence[EncodedGroup], batch_tokens: int, notice: Notice = warnings.warn
-) -> Tensor:
-    """By how much the logit of each answer token exceeds the largest of all others, (T,), in the order of the records:
-    below zero, the token is not the likeliest."""
-    head = loaded.head
-    states = _gather(loaded, groups, [head], batch_tokens, notice, lambda given, _: given)[head.name]
-    answers = {at: one for group in groups for at, one in zip(group.group.records, group.encoded, strict=True)}
-    tokens = torch.cat([answers[position].answer_ids for position in sorted(answers)])
-    found = []
-    for rows, right in zip(states.split(_LOGITS_AT_ONCE), tokens.to(states.device).split(_LOGITS_AT_ONCE), strict=True):
-        with torch.no_grad():
-            logits = loaded.model.get_submodule(head.name)(rows.to(loaded.dtype)).to(rows.dtype)
-        own = logits.gather(1, right[:, None])
-        others = logits.scatter(1, right[:, None], -torch.inf).amax(1, keepdim=True)
-        found.append((own - others).flatten())
-    return torch.cat(found)
+    """What leaves each language site (its bias included) at the answer positions, (T, D) by site name."""
+    return _gather(loaded, groups, sites, batch_tokens, notice, lambda _, output: output)
 
 
 def image_inputs(
@@ -122,7 +71,7 @@ def image_inputs(
 
     def watch(_: Site, one: Pass) -> Watcher:
         def keep(given: Tensor, output: Tensor) -> None:
-            rows = _finite(site.name, given.flatten(0, -2)).to(accumulator_dtype(given.device))
+            rows = finite(site.name, given.flatten(0, -2)).to(accumulator_dtype(given.device))
             if one.images is not None:
                 parts = rows.split(one.images.sizes(len(rows), site.name))
                 found.update({image.digest: part for image, part in zip(one.images.images, parts, strict=True)})
@@ -135,7 +84,7 @@ def image_inputs(
 
 
 @dataclass
-class _Rows:
+class Rows:
     """Rows at one site as they come, and the record that each belongs to."""
 
     rows: list[Tensor] = field(default_factory=list)
@@ -154,15 +103,13 @@ def _gather(
     batch_tokens: int,
     notice: Notice,
     take: Take,
-    *,
-    at_block: bool = False,
 ) -> dict[str, Tensor]:
     """Rows at the answer positions, put back into the order of the records."""
-    found = {site.name: _Rows() for site in sites}
+    found = {site.name: Rows() for site in sites}
 
     def attempt(chunk: Sequence[EncodedGroup], tokens: int) -> None:
         positions = torch.tensor([position for group in chunk for position in group.group.records])
-        here = {site.name: _Rows() for site in sites}
+        here = {site.name: Rows() for site in sites}
 
         def watch(site: Site, one: Pass) -> Watcher:
             def keep(given: Tensor, output: Tensor) -> None:
@@ -172,18 +119,16 @@ def _gather(
 
             return keep
 
-        run_chunk(loaded, chunk, tokens, sites, watch, at_block=at_block)
+        run_chunk(loaded, chunk, tokens, sites, watch)
         for name, one in here.items():
             found[name].rows += one.rows
             found[name].records += one.records
 
     run_fitting(groups, batch_tokens, attempt, notice)
-    return {
-        name: _finite(name, one.in_order()).to(accumulator_dtype(one.rows[0].device)) for name, one in found.items()
-    }
+    return {name: finite(name, one.in_order()).to(accumulator_dtype(one.rows[0].device)) for name, one in found.items()}
 
 
-def _finite(name: str, rows: Tensor) -> Tensor:
+def finite(name: str, rows: Tensor) -> Tensor:
     if not rows.isfinite().all():
         raise ChipError(f"what passes through {name} for the target's records is not finite; try --dtype float32")
     return rows

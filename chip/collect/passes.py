@@ -57,13 +57,8 @@ def run_chunk(
     batch_tokens: int,
     sites: Collection[Site],
     watch: Callable[[Site, Pass], Watcher | None],
-    *,
-    at_block: bool = False,
 ) -> None:
-    """Run groups in passes of at most so many tokens; `watch` says who looks at a site during a pass, if anybody.
-
-    `at_block`: watchers are told what leaves a site's block instead of what leaves the site.
-    """
+    """Run groups in passes of at most so many tokens; `watch` says who looks at a site during a pass, if anybody."""
     prefixes = Prefixes()
     for one in lay_out(groups, loaded.prompts, loaded.device, batch_tokens, loaded.longest_together):
         watches = {site: found for site in sites if (found := watch(site, one)) is not None}
@@ -71,13 +66,13 @@ def run_chunk(
             # The suffixes need the keys and values of every layer up to the last that anybody watches.
             layers = [site.layer for site in sites if site.role not in SEEING]
             if layers:
-                last = next(s for s in _in_order(loaded) if s.role not in SEEING and s.layer == max(layers))
+                last = next(s for s in loaded.sites if s.role not in SEEING and s.layer == max(layers))
                 watches.setdefault(last, _nothing)
             prefixes = _run_prefix(loaded, one, watches)
         elif isinstance(one, SuffixPass):
-            _run_suffix(loaded, one, prefixes, watches, at_block)
+            _run_suffix(loaded, one, prefixes, watches)
         else:
-            _run(loaded, one.inputs, watches, images=one.images is not None, at_block=at_block)
+            _run(loaded, one.inputs, watches, images=one.images is not None)
 
 
 def _run_prefix(loaded: LoadedModel, prefix: PrefixPass, watches: Mapping[Site, Watcher]) -> Prefixes:
@@ -93,9 +88,7 @@ def _run_prefix(loaded: LoadedModel, prefix: PrefixPass, watches: Mapping[Site, 
     return left
 
 
-def _run_suffix(
-    loaded: LoadedModel, suffix: SuffixPass, prefixes: Prefixes, watches: Mapping[Site, Watcher], at_block: bool
-) -> None:
+def _run_suffix(loaded: LoadedModel, suffix: SuffixPass, prefixes: Prefixes, watches: Mapping[Site, Watcher]) -> None:
     """Run what follows the prefixes, each row from a copy of its own prefix's keys and values."""
     positions, visible = suffix.inputs["position_ids"], suffix.inputs["attention_mask"]
     if prefixes.offsets is not None:
@@ -104,8 +97,7 @@ def _run_suffix(
     hidden = torch.zeros(visible.shape, dtype=loaded.dtype, device=visible.device)
     mask = hidden.masked_fill_(~visible, torch.finfo(loaded.dtype).min)
     inputs = {"input_ids": suffix.inputs["input_ids"], "position_ids": positions, "attention_mask": mask}
-    cache = prefixes.of_rows(suffix.rows, positions.device)
-    _run(loaded, inputs, watches, images=False, cache=cache, at_block=at_block)
+    _run(loaded, inputs, watches, images=False, cache=prefixes.of_rows(suffix.rows, positions.device))
 
 
 def _run(
@@ -115,17 +107,16 @@ def _run(
     *,
     images: bool,
     cache: DynamicCache | None = None,
-    at_block: bool = False,
 ) -> None:
     """Run the model as far as the last watched site that it reaches; `images` says whether the inputs show any."""
-    reached = [site for site in _in_order(loaded) if site in watches and (images or site.role not in SEEING)]
+    reached = [site for site in loaded.sites if site in watches and (images or site.role not in SEEING)]
     if not reached:
         return
     hooks = []
     try:
         for site in reached:
             watch = watches[site]
-            hooks.append(site.watch(loaded.model, _ending(watch) if site is reached[-1] else watch, at_block))
+            hooks.append(site.watch(loaded.model, _ending(watch) if site is reached[-1] else watch))
         with torch.no_grad():
             loaded.model(**inputs, use_cache=cache is not None, past_key_values=cache)
     except _PassedLastSite:
@@ -133,11 +124,6 @@ def _run(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _in_order(loaded: LoadedModel) -> tuple[Site, ...]:
-    """All that may be watched, in forward order."""
-    return (*loaded.sites, loaded.head)
 
 
 def _nothing(given: Tensor, output: Tensor) -> None:

@@ -23,7 +23,7 @@ from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
 from chip.models.families import Family, find_family, image_token_id
 from chip.models.prompts import Prompts
-from chip.models.sites import Site, find_sites, layer_count
+from chip.models.sites import Site, find_sites
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MASKED_ATTENTION = ("sdpa", "eager")
@@ -49,13 +49,13 @@ class LoadedModel:
         return self.model.dtype
 
     @property
-    def head(self) -> Site:
-        """What turns the last layer's output into logits, behind all other sites."""
+    def head(self) -> str:
+        """The name of the module that turns what the layers leave into logits."""
         embeddings = self.model.get_output_embeddings()
         name = next((name for name, module in self.model.named_modules() if module is embeddings), None)
         if embeddings is None or name is None:
             raise ChipError(f"chip knows no output head of the family {self.family.name!r}")
-        return Site(name, "head", layer_count(self.sites), name.rpartition(".")[2])
+        return name
 
     @property
     def longest_sharing(self) -> int:

@@ -18,7 +18,7 @@ from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint, StoredTensor
 from chip.models.families import Family, Linear, Tower
 
-Role = Literal["language", "projector", "vision", "attention", "head"]
+Role = Literal["language", "projector", "vision", "attention"]
 Watcher = Callable[[Tensor, Tensor], None]
 """Takes what enters a site and what leaves it: (..., d) and (..., D)."""
 
@@ -46,8 +46,7 @@ class Site:
     linear: the last part of the name. last: a language site that writes into the residual stream; the projector's last
     linear. given, output: where the weight is a bare parameter (d, D), the modules whose outputs enter and leave it.
     block: of a site that writes into the residual stream, the layer that adds what it puts out to it as it is; empty
-    where that is normalised first, or nobody looked. The `head`, which turns what the layers leave into logits, is
-    watched and never edited.
+    where that is normalised first, or nobody looked.
     """
 
     name: str
@@ -91,14 +90,13 @@ class Site:
         outputs, inputs = self.weight(model).shape
         return inputs, outputs
 
-    def watch(self, model: nn.Module, watcher: Watcher, at_block: bool = False) -> "Watch":
+    def watch(self, model: nn.Module, watcher: Watcher) -> "Watch":
         """Call `watcher` with what enters and leaves this site at each of its forward passes, until `remove()`.
 
         At a vision site, rows that are no patch (a class token, padding) are left out; at a projector site, rows of
-        tiles that are padding. `at_block`: of a site with a block, the residual stream behind the site takes the place
-        of what leaves it. Of the head, what enters it alone is told, twice. What the watcher raises ends the pass.
+        tiles that are padding. What the watcher raises ends the forward pass.
         """
-        return Watch(self, model, watcher, at_block)
+        return Watch(self, model, watcher)
 
     def _linear(self, model: nn.Module) -> nn.Linear:
         module = model.get_submodule(self.name)
@@ -112,9 +110,9 @@ class Site:
 class Watch:
     """The hooks by which a site is watched. `remove()` takes them off."""
 
-    def __init__(self, site: Site, model: nn.Module, watcher: Watcher, at_block: bool) -> None:
-        self._site, self._watcher, self._at_block = site, watcher, at_block
-        self._given, self._stream, self._tiles = torch.empty(0), torch.empty(0), torch.empty(0)
+    def __init__(self, site: Site, model: nn.Module, watcher: Watcher) -> None:
+        self._site, self._watcher = site, watcher
+        self._given, self._tiles = torch.empty(0), torch.empty(0)
         self._hooks = list(self._hook(model))
 
     def remove(self) -> None:
@@ -132,25 +130,6 @@ class Watch:
             yield model.get_submodule(site.output).register_forward_hook(
                 lambda _module, _inputs, output: self._tell(self._given, output)
             )
-        elif site.role == "head":
-            # Before it: logits of all positions would be by far the largest tensor of the pass.
-            yield model.get_submodule(site.name).register_forward_pre_hook(
-                lambda _module, inputs: self._tell(inputs[0], inputs[0])
-            )
-        elif self._at_block and site.block and site.role == "attention":
-            yield model.get_submodule(site.block).register_forward_pre_hook(self._see_stream, with_kwargs=True)
-            yield model.get_submodule(site.name).register_forward_hook(
-                lambda _module, inputs, output: self._tell(inputs[0], self._stream + output)
-            )
-        elif self._at_block and site.block:
-            yield model.get_submodule(site.name).register_forward_pre_hook(
-                lambda module, inputs: self._see_given(module, None, inputs[0])
-            )
-            yield model.get_submodule(site.block).register_forward_hook(
-                lambda _module, _inputs, output: self._tell(
-                    self._given, output if torch.is_tensor(output) else output[0]
-                )
-            )
         else:
             yield model.get_submodule(site.name).register_forward_hook(
                 lambda _module, inputs, output: self._tell(inputs[0], output)
@@ -158,9 +137,6 @@ class Watch:
 
     def _see_tiles(self, mask: str, _: nn.Module, __: tuple[object, ...], named: dict[str, Tensor]) -> None:
         self._tiles = named[mask].flatten(0, -2).bool()
-
-    def _see_stream(self, _: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        self._stream = inputs[0] if inputs else named["hidden_states"]
 
     def _see_given(self, _: nn.Module, __: object, output: Tensor) -> None:
         self._given = output

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from chip.collect import (
+    Flow,
     Moments,
     SecondMoments,
     Sketch,
     answer_counts,
-    answer_flows,
-    answer_margins,
-    answer_outputs,
     collect_parts,
     encode_all,
+    margins,
+    run_in_step,
     without,
 )
 from chip.collect.grouping import EncodedGroup
@@ -106,8 +106,7 @@ def solve_counterpart(problem: Problem) -> Solved:
     best: tuple[int, Mapping[str, SiteChange]] | None = None
     for number in range(settings.rounds + 1):
         with restored(loaded.model, sites):
-            changes = _round(problem, sites, before, weights, number)
-            now = answer_margins(loaded, before.groups, problem.batch_tokens, problem.notice)
+            changes, now = _round(problem, sites, before, weights, number)
         slipping = _slipping(before.margins, now, before.tokens)
         if best is None or int(slipping.sum()) < best[0]:
             best = int(slipping.sum()), changes
@@ -132,9 +131,15 @@ def unedited(problem: Problem) -> Unedited:
     groups = encode_all(problem.loaded, problem.records((*problem.split.target, *held)))
     tokens = _tokens(problem, held, groups)
     refuse_held(problem, sites, len(tokens.records))
-    unheld, aims = _unheld(problem, sites, held), _aims(problem, sites, groups, tokens)
-    margins = answer_margins(problem.loaded, groups, problem.batch_tokens, problem.notice)
-    return Unedited(groups, tokens, unheld, aims, margins)
+    aims: dict[str, Tensor] = {}
+
+    def note(site: Site, flow: Flow) -> None:
+        aims[site.name] = flow.leaving
+        flow.leaving[: tokens.target] = flow.leaving[tokens.counterparts.to(flow.leaving.device)]
+
+    states = run_in_step(problem.loaded, groups, sites, problem.batch_tokens, note)
+    unheld = _unheld(problem, sites, held)
+    return Unedited(groups, tokens, unheld, aims, margins(problem.loaded, groups, states))
 
 
 def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup]) -> Tokens:
@@ -182,15 +187,6 @@ def _unheld(problem: Problem, sites: Sequence[Site], held: Sequence[int]) -> dic
     return {name: without(total, parts[name]) for name, total in totals.items()}
 
 
-def _aims(problem: Problem, sites: Sequence[Site], groups: Sequence[EncodedGroup], tokens: Tokens) -> dict[str, Tensor]:
-    """What shall leave each site's block, (N, D) by site name: of the target what leaves it at the counterparts, of
-    the held records what leaves it now."""
-    leaving = answer_outputs(problem.loaded, groups, sites, problem.batch_tokens, problem.notice, at_block=True)
-    for rows in leaving.values():
-        rows[: tokens.target] = rows[tokens.counterparts.to(rows.device)]
-    return leaving
-
-
 def _weights(problem: Problem, tokens: Tokens, unheld: SecondMoments | None) -> Weights:
     """1/n for each of the n retained tokens, and w/m more for each of the m comparison tokens that are held; β/T for
     each of the target's."""
@@ -205,19 +201,24 @@ def _weights(problem: Problem, tokens: Tokens, unheld: SecondMoments | None) -> 
 
 def _round(
     problem: Problem, sites: Sequence[Site], before: Unedited, weights: Weights, number: int
-) -> dict[str, SiteChange]:
-    """Change one site after the other in the live model, each on what those before it have left."""
-    changes = {}
-    for site in problem.track(sites, f"solving site by site, round {number + 1}"):
-        flow = answer_flows(problem.loaded, before.groups, [site], problem.batch_tokens, problem.notice)[site.name]
-        live = site.weight(problem.loaded.model)
+) -> tuple[dict[str, SiteChange], Tensor]:
+    """Change one site after the other in the live model, each on what those before it have left; and the margins (N,)
+    that come of it."""
+    loaded, changes = problem.loaded, dict[str, SiteChange]()
+    steps = iter(problem.track(sites, f"solving site by site, round {number + 1}"))
+
+    def change(site: Site, flow: Flow) -> None:
+        live = site.weight(loaded.model)
         lacking = before.aims[site.name] - flow.leaving
-        found = solve_site(
-            live.to(flow.given), flow.given, lacking, weights, before.unheld[site.name], problem.settings.ridge
-        )
+        unheld = before.unheld[site.name]
+        found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld, problem.settings.ridge)
         live.copy_(live.to(found.delta) + found.delta)
         changes[site.name] = found
-    return changes
+        next(steps)
+
+    states = run_in_step(loaded, before.groups, sites, problem.batch_tokens, change)
+    next(steps, None)
+    return changes, margins(loaded, before.groups, states)
 
 
 def solve_site(
