@@ -99,7 +99,9 @@ class EditSettings:
     @property
     def fixed_strength(self) -> float | None:
         """β, or None where a budget is to find it."""
-        return None if self.retain_budget is not None else 1.0 if self.strength is None else self.strength
+        if self.method == "oblique" and self.retain_budget is not None:
+            return None
+        return 1.0 if self.strength is None else self.strength
 
     @property
     def largest_overshoot(self) -> float:

@@ -143,7 +143,7 @@ class TestEdit:
         assert all("chip did not write it" in str(result.exception) for result in (collected, edited))
         assert records.read_bytes() == before
 
-    @pytest.mark.parametrize("method", ["oblique", "chip"])
+    @pytest.mark.parametrize("method", ["counterpart", "oblique", "chip"])
     def test_json_is_one_object_on_stdout(self, workplace: Path, method: str) -> None:
         result = chip_here(
             *("edit", workplace / "model", "--data", workplace / "data", "--forget", "patient_1"),
@@ -183,7 +183,7 @@ class TestBatchSize:
         tensors = Checkpoint(done.out).tensors
         return {name: tensors[name].read() for name in sorted(done.planned)}
 
-    @pytest.mark.parametrize("method", ["oblique", "chip"])
+    @pytest.mark.parametrize("method", ["counterpart", "oblique", "chip"])
     def test_in_float32(self, tmp_path: Path, llava_directory: Path, hospital_data: Path, method: str) -> None:
         before = Checkpoint(llava_directory).tensors
         one, four, many = (self.edited(llava_directory, hospital_data, tmp_path, n, method) for n in (1, 4, 32))
@@ -192,7 +192,7 @@ class TestBatchSize:
             for other in (four[name], many[name]):
                 assert np.linalg.norm(other.astype(np.float64) - expected) <= 1e-4 * change
 
-    @pytest.mark.parametrize("method", ["oblique", "chip"])
+    @pytest.mark.parametrize("method", ["counterpart", "oblique", "chip"])
     def test_in_bfloat16(self, tmp_path: Path, hospital_data: Path, method: str) -> None:
         model = tiny_models.llava(tmp_path / "model", dtype=torch.bfloat16)
         before = Checkpoint(model).tensors

@@ -164,7 +164,7 @@ class TestBatches:
 
 
 class TestEndToEnd:
-    @pytest.mark.parametrize("method", ["oblique", "chip"])
+    @pytest.mark.parametrize("method", ["counterpart", "oblique", "chip"])
     @pytest.mark.parametrize("name", EVERY)
     def test_an_edit_changes_the_planned_tensors_and_nothing_else(
         self, tmp_path: Path, data: Path, text_data: Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str
@@ -180,7 +180,8 @@ class TestEndToEnd:
             tensors |= {one.bias.name for one in moved if one.bias is not None}
         assert done.changed == done.planned == tensors
         roles = {one.site.role for one in moved}
-        assert roles == (set(sites.split(",")) if method == "chip" else roles & {"language", "projector"})
+        expected = {"oblique": roles & {"language", "projector"}, "counterpart": {"language", "attention"}}
+        assert roles == expected.get(method, set(sites.split(",")))
         assert digests(model) == before
         assert all(torch.isfinite(values).all() for values in stored_tensors(done.out).values())
         reloaded = load_model(Checkpoint(done.out), "cpu")
@@ -431,9 +432,13 @@ class TestChosenSites:
         assert list(chosen) == [site for site in loaded.sites if site in chosen]
 
     def test_oblique_takes_what_writes_into_the_residual_stream(self, loaded: LoadedModel) -> None:
-        chosen = chosen_sites(loaded.sites, EditSettings())
+        chosen = chosen_sites(loaded.sites, EditSettings(method="oblique"))
         assert [site.role for site in chosen[:1]] == ["projector"]
         assert all(site.last for site in chosen)
+
+    def test_counterparts_take_all_that_writes_into_the_residual_stream(self, loaded: LoadedModel) -> None:
+        chosen = chosen_sites(loaded.sites, EditSettings())
+        assert set(chosen) == {site for site in loaded.sites if site.writes}
 
 
 def assert_near(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:

@@ -72,8 +72,8 @@ class TestDrawing:
     def test_none_less_than_none(self) -> None:
         with pytest.raises(ChipError, match="--refresh is a number of records"):
             EditSettings(refresh=-1)
-        assert "refresh" not in EditSettings().described()
-        described = EditSettings(refresh=4, toward="mean").described()
+        assert "refresh" not in EditSettings(method="oblique").described()
+        described = EditSettings(method="oblique", refresh=4, toward="mean").described()
         assert (described["refresh"], described["seed"]) == (4, 0)
 
 

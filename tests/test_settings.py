@@ -61,19 +61,22 @@ def test_the_defaults_are_those_of_the_paper_and_the_design() -> None:
 def test_strength_and_budget_exclude_each_other() -> None:
     with pytest.raises(ChipError, match="--strength and --retain-budget exclude each other"):
         EditSettings(strength=1.0, retain_budget=0.1)
-    assert EditSettings(retain_budget=0.1).fixed_strength is None
+    assert EditSettings(method="oblique", retain_budget=0.1).fixed_strength is None
     assert EditSettings(strength=3.0).fixed_strength == 3.0
 
 
 def test_only_what_bears_on_the_method_is_described() -> None:
-    chip, oblique = EditSettings(method="chip").described(), EditSettings().described()
+    chip, oblique = EditSettings(method="chip").described(), EditSettings(method="oblique").described()
     assert {"top_k", "variance", "alpha"} <= set(chip)
     assert not {"strength", "ridge", "keys"} & set(chip)
     assert {"strength", "ridge", "keys", "toward"} <= set(oblique)
     assert "top_k" not in oblique
-    assert not {"unknown_images", "seed"} & set(EditSettings(toward="mean").described())
-    assert {"unknown_images", "seed"} <= set(EditSettings(toward="unknown").described())
+    assert not {"unknown_images", "seed"} & set(EditSettings(method="oblique", toward="mean").described())
+    assert {"unknown_images", "seed"} <= set(EditSettings(method="oblique", toward="unknown").described())
+    counterpart = EditSettings(retain_budget=0.1, keys="image").described()
+    assert set(counterpart) == {"method", "strength", "ridge", "sibling_weight", "held", "rounds", "seed"}
+    assert counterpart["strength"] == 1.0
     assert "batch_size" not in {*chip, *oblique}
     assert {*chip, *oblique} <= {field.name for field in fields(EditSettings)}
-    assert "overshoot" in EditSettings(toward="beyond").described()
-    assert "overshoot" not in EditSettings(toward="unknown").described()
+    assert "overshoot" in EditSettings(method="oblique", toward="beyond").described()
+    assert "overshoot" not in EditSettings(method="oblique", toward="unknown").described()

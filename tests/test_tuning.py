@@ -52,13 +52,15 @@ class TestSpace:
         assert space.settings(space.start) == base
 
     def test_a_budget_that_was_given_leaves_the_strength_alone(self) -> None:
-        space = space_of(EditSettings(retain_budget=0.02), {"retain_budget"}, 6)
+        space = space_of(EditSettings(method="oblique", retain_budget=0.02), {"retain_budget"}, 6)
         assert "strength" not in {axis.setting for axis in space.axes}
 
     def test_settings_without_a_bearing_are_not_searched(self) -> None:
-        searched = {axis.setting for axis in space_of(EditSettings(toward="mean"), set(), 6).axes}
+        searched = {axis.setting for axis in space_of(EditSettings(method="oblique", toward="mean"), set(), 6).axes}
         assert searched == {"strength", "sibling_weight", "ridge", "layers"}
-        assert "layers" not in {axis.setting for axis in space_of(EditSettings(keys="image"), set(), 6).axes}
+        assert "layers" not in {
+            axis.setting for axis in space_of(EditSettings(method="oblique", keys="image"), set(), 6).axes
+        }
 
     @pytest.mark.parametrize(("method", "count"), [("oblique", 6), ("chip", 2)])
     def test_layers_start_where_the_method_does(self, method: str, count: int) -> None:
@@ -91,7 +93,7 @@ class TestTrials:
 
     @given(st.lists(OUTCOMES, min_size=30, max_size=30))
     def test_the_schedule_repeats_nothing_and_ends(self, outcomes: list[Outcome]) -> None:
-        space = space_of(EditSettings(), {"ridge", "layers", "sibling_weight"}, 6)
+        space = space_of(EditSettings(method="oblique"), {"ridge", "layers", "sibling_weight"}, 6)
         schedule, tried = Schedule(space, GOALS), list[tuple[Point, Outcome]]()
         for outcome in outcomes:
             point = schedule.propose(tried)

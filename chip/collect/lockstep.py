@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from chip.collect.fitting import ran_out_of_memory
-from chip.collect.grouping import EncodedGroup
+from chip.collect.grouping import EncodedGroup, chunks
 from chip.collect.keys import Rows, finite
 from chip.collect.layout import Pass, lay_out
 from chip.collect.statistics import accumulator_dtype
@@ -89,17 +89,22 @@ def margins(loaded: LoadedModel, groups: Sequence[EncodedGroup], states: Tensor)
     return torch.cat(found)
 
 
+def _batches(loaded: LoadedModel, groups: Sequence[EncodedGroup], batch_tokens: int) -> Iterator[_Batch]:
+    """Every record in a row of its own: a prefix that others follow would have to be changed before they have come."""
+    for chunk in chunks([replace(group, shared=0) for group in groups], batch_tokens):
+        positions = torch.tensor([position for group in chunk for position in group.group.records])
+        for one in lay_out(chunk, loaded.prompts, loaded.device, batch_tokens, loaded.longest_together):
+            yield _Batch(one, positions[one.answer_members.cpu()])
+
+
 class _Lockstep:
     """The threads, the baton that one of them holds at a time, and the hooks at which they halt."""
 
     def __init__(
         self, loaded: LoadedModel, groups: Sequence[EncodedGroup], sites: Sequence[Site], batch_tokens: int
     ) -> None:
-        whole = [replace(group, shared=0) for group in groups]
-        positions = torch.tensor([position for group in groups for position in group.group.records])
-        passes = lay_out(whole, loaded.prompts, loaded.device, batch_tokens, loaded.longest_together)
         self._loaded, self._sites = loaded, tuple(sites)
-        self._batches = [_Batch(one, positions[one.answer_members.cpu()]) for one in passes]
+        self._batches = list(_batches(loaded, groups, batch_tokens))
         self._here = threading.local()
         self._baton, self._changed = threading.Lock(), threading.Condition()
         # How often batches have halted, all together, and how often all were sent on.

@@ -55,7 +55,7 @@ class LoadedModel:
         name = next((name for name, module in self.model.named_modules() if module is embeddings), None)
         if embeddings is None or name is None:
             raise ChipError(f"chip knows no output head of the family {self.family.name!r}")
-        return name
+        return str(name)
 
     @property
     def longest_sharing(self) -> int:

@@ -190,7 +190,8 @@ def _unheld(problem: Problem, sites: Sequence[Site], held: Sequence[int]) -> dic
 def _weights(problem: Problem, tokens: Tokens, unheld: SecondMoments | None) -> Weights:
     """1/n for each of the n retained tokens, and w/m more for each of the m comparison tokens that are held; β/T for
     each of the target's."""
-    settings, strength = problem.settings, problem.settings.fixed_strength or 0.0
+    settings, strength = problem.settings, problem.settings.fixed_strength
+    assert strength is not None  # a budget bears on the oblique method alone
     retained = tokens.held + (0 if unheld is None else unheld.count)
     retain = torch.full((tokens.held,), 1 / retained, dtype=torch.float64)
     if tokens.compared.any():
