@@ -56,6 +56,7 @@ VARIANTS: dict[str, EditSettings] = {
     "counterpart, one round": EditSettings(rounds=0),
     "counterpart, strength 0.3": EditSettings(strength=0.3),
     "counterpart, strength 3": EditSettings(strength=3.0),
+    "counterpart, ridge 0.01": EditSettings(ridge=0.01),
     "counterpart, 64 records held": EditSettings(held=64),
     "counterpart, last half of the layers": EditSettings(layers="3-5"),
     "oblique, both keys, beyond unknown": EditSettings(method="oblique"),

@@ -29,6 +29,8 @@ _BEARING = {
 }
 """By method, the settings that bear on it."""
 
+_RIDGE_OF_OBLIQUE, _RIDGE_OF_COUNTERPART = 0.01, 0.1
+
 
 @dataclass(frozen=True)
 class EditSettings:
@@ -56,7 +58,7 @@ class EditSettings:
     toward: str = "beyond"
     strength: float | None = None
     retain_budget: float | None = None
-    ridge: float = 0.01
+    ridge: float | None = None
     sibling_weight: float = 1.0
     unknown_images: int = 8
     overshoot: float = 0.01
@@ -74,7 +76,8 @@ class EditSettings:
         _require(0 < self.top_k <= 100, "--top-k is a percentage of the neurons, above 0 and at most 100", self.top_k)
         _require(0 < self.variance <= 1, "--variance is a share of the energy, above 0 and at most 1", self.variance)
         _require(0 <= self.alpha <= 1, "--alpha is a weight from 0 to 1", self.alpha)
-        _require(0 <= self.ridge < math.inf, "--ridge must not be negative", self.ridge)
+        if self.ridge is not None:
+            _require(0 <= self.ridge < math.inf, "--ridge must not be negative", self.ridge)
         _require(0 <= self.sibling_weight < math.inf, "--sibling-weight must not be negative", self.sibling_weight)
         _require(self.unknown_images >= 1, "--unknown-images must be at least 1", self.unknown_images)
         _require(0 < self.overshoot < math.inf, "--overshoot must be above 0", self.overshoot)
@@ -104,6 +107,13 @@ class EditSettings:
         return 1.0 if self.strength is None else self.strength
 
     @property
+    def own_ridge(self) -> float:
+        """λ, the method's own where none was given."""
+        if self.ridge is not None:
+            return self.ridge
+        return _RIDGE_OF_COUNTERPART if self.method == "counterpart" else _RIDGE_OF_OBLIQUE
+
+    @property
     def largest_overshoot(self) -> float:
         """The distortion up to which `beyond` enlarges a change: a budget that the user gave is never exceeded."""
         return self.overshoot if self.retain_budget is None else min(self.overshoot, self.retain_budget)
@@ -118,7 +128,7 @@ class EditSettings:
         """The settings that bear on the method, for plans, receipts and edit files."""
         values = {key: value for key, value in asdict(self).items() if key in self.bearing}
         if "strength" in values:
-            values["strength"] = self.fixed_strength
+            values |= {"strength": self.fixed_strength, "ridge": self.own_ridge}
         return {key: value for key, value in values.items() if value is not None}
 
     def _idle_of_oblique(self) -> set[str]:

@@ -251,7 +251,7 @@ class TestRefused:
         assert {one.count for one in found.image.values()} == {0}
         wide = tiny_models.llava(tmp_path / "model", hidden_size=320, intermediate_size=320)
         out = tmp_path / "kept.safetensors"
-        carry_out_collection(prepare_collection(collecting(wide, text_data, out, statistics_memory=0.0015)))
+        carry_out_collection(prepare_collection(collecting(wide, text_data, out, statistics_memory=0.0025)))
         kept, _ = load_statistics(out)
         (sketch,) = kept.image.values()
         assert isinstance(sketch, Sketch)

@@ -54,7 +54,9 @@ def test_values_at_their_limits_are_taken(name: str, values: list[Any]) -> None:
 def test_the_defaults_are_those_of_the_paper_and_the_design() -> None:
     standard = EditSettings()
     assert (standard.top_k, standard.variance, standard.alpha) == (10, 0.95, 0.3)
-    assert (standard.fixed_strength, standard.ridge, standard.sibling_weight) == (1, 0.01, 1)
+    assert (standard.method, standard.fixed_strength, standard.own_ridge) == ("counterpart", 1, 0.1)
+    oblique = EditSettings(method="oblique")
+    assert (oblique.fixed_strength, oblique.own_ridge, oblique.sibling_weight) == (1, 0.01, 1)
     assert standard.unknown_images == 8
 
 

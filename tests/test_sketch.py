@@ -20,6 +20,7 @@ from chip.collect.state import State
 from chip.errors import ChipError
 from chip.models.loading import LoadedModel
 from chip.solve import oblique
+from chip.solve.memo import Memo
 from chip.solve.metric import DenseMetric, LowRankMetric, weighted_metric
 from chip.solve.problem import Problem, chosen_sites
 from chip.solve.solvers import solve
@@ -432,7 +433,7 @@ class TestSolvingWithSketches:
             for name, rows in answer_inputs(one.loaded, [group], sites, 64).items():
                 found[name].add(rows)
         answer = {name: sketch.sketch() for name, sketch in found.items()}
-        return replace(one, statistics=replace(one.statistics, answer=answer))
+        return replace(one, statistics=replace(one.statistics, answer=answer), memo=Memo())
 
     @pytest.mark.parametrize("target", ["patient_1", "inst_1", "study_0_0/FINDINGS"])
     @pytest.mark.parametrize("sibling_weight", [0.0, 1.0])

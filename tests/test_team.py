@@ -19,7 +19,7 @@ from chip.settings import CollectSettings
 from chip.workflow import CollectRequest, carry_out_collection, prepare_collection
 
 IMAGES = 24
-SOME = 0.0012
+SOME = 0.0018
 """GiB for second moments that the wide model's do not fit in."""
 
 

@@ -67,8 +67,9 @@ def edit(
         typer.Option(help="oblique: the distortion ε of retained outputs that finds β.", envvar="CHIP_RETAIN_BUDGET"),
     ] = None,
     ridge: Annotated[
-        float, typer.Option(help="counterpart, oblique: ridge λ of the metric.", envvar="CHIP_RIDGE")
-    ] = _STANDARD.ridge,
+        float | None,
+        typer.Option(help="Ridge λ of the metric: counterpart, 0.1 by default; oblique, 0.01.", envvar="CHIP_RIDGE"),
+    ] = None,
     sibling_weight: Annotated[
         float,
         typer.Option(help="counterpart, oblique: extra weight w of comparison records.", envvar="CHIP_SIBLING_WEIGHT"),

@@ -35,7 +35,7 @@ from chip.solve.metric import DenseMetric, LowRankMetric
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored, weight_change
 from chip.solve.room import refuse_held
 
-_SURE = 1.0
+_SURE = 4.0
 """A retained token slips where its logit exceeds all others by less than this, and by less than before the edit."""
 
 _HEAVIER = 4.0
@@ -212,7 +212,7 @@ def _round(
         live = site.weight(loaded.model)
         lacking = before.aims[site.name] - flow.leaving
         unheld = before.unheld[site.name]
-        found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld, problem.settings.ridge)
+        found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld, problem.settings.own_ridge)
         live.copy_(live.to(found.delta) + found.delta)
         changes[site.name] = found
         next(steps)

@@ -76,7 +76,7 @@ class Refresher:
         compared = int(tokens[: len(self._strata[0].drawn)].sum())
         retain = part_of(total, rows * (each / each.mean()).sqrt()[:, None])
         comparison = part_of(total, rows[:compared])
-        return weighted_metric(retain, comparison, settings.sibling_weight, settings.ridge, like)
+        return weighted_metric(retain, comparison, settings.sibling_weight, settings.own_ridge, like)
 
 
 def shares(sizes: Sequence[int], count: int) -> list[int]:

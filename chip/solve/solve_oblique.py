@@ -76,7 +76,7 @@ def _apply(
 
 def _metric(problem: Problem, retained: Retained, keys: int, like: Tensor) -> Metric:
     settings = problem.settings
-    return metric_of(retained, keys, settings.sibling_weight, settings.ridge, like, problem.bases)
+    return metric_of(retained, keys, settings.sibling_weight, settings.own_ridge, like, problem.bases)
 
 
 def _solve_site(problem: Problem, weight: Tensor, keys: Tensor, aims: Tensor, metric: Metric) -> oblique.Solution:
