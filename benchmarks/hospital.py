@@ -42,14 +42,17 @@ TARGETS = {
     "institution": "lakeside",
 }
 METHODS = {
-    "oblique (default: both keys, beyond unknown)": EditSettings(),
-    "oblique, answer keys, beyond unknown": EditSettings(keys="answer"),
-    "oblique, both keys, toward unknown": EditSettings(toward="unknown"),
-    "oblique, answer keys, toward unknown": EditSettings(keys="answer", toward="unknown"),
-    "oblique, answer keys, toward mean": EditSettings(keys="answer", toward="mean"),
-    "oblique, answer keys, toward mean, budget 0.02": EditSettings(keys="answer", toward="mean", retain_budget=0.02),
-    "oblique, both keys, toward mean, budget 0.02": EditSettings(toward="mean", retain_budget=0.02),
-    "oblique, image keys": EditSettings(keys="image"),
+    "counterpart (default)": EditSettings(),
+    "oblique, both keys, beyond unknown": EditSettings(method="oblique"),
+    "oblique, answer keys, beyond unknown": EditSettings(method="oblique", keys="answer"),
+    "oblique, both keys, toward unknown": EditSettings(method="oblique", toward="unknown"),
+    "oblique, answer keys, toward unknown": EditSettings(method="oblique", keys="answer", toward="unknown"),
+    "oblique, answer keys, toward mean": EditSettings(method="oblique", keys="answer", toward="mean"),
+    "oblique, answer keys, toward mean, budget 0.02": EditSettings(
+        method="oblique", keys="answer", toward="mean", retain_budget=0.02
+    ),
+    "oblique, both keys, toward mean, budget 0.02": EditSettings(method="oblique", toward="mean", retain_budget=0.02),
+    "oblique, image keys": EditSettings(method="oblique", keys="image"),
     "chip, paper's settings": EditSettings(method="chip"),
     "chip, all layers": EditSettings(method="chip", layers="0-5"),
     "chip, all layers, k = 30": EditSettings(method="chip", layers="0-5", top_k=30),

@@ -112,7 +112,7 @@ def write_records(directory: Path, institutions: int) -> Path:
 
 def measure_records(work: Path) -> list[dict[str, Any]]:
     """Whole requests for one patient as the retained records double, statistics at hand; in turn."""
-    checkpoint, settings = Checkpoint(shapes.text_model(work / "text")), EditSettings(keys="answer")
+    checkpoint, settings = Checkpoint(shapes.text_model(work / "text")), EditSettings(method="oblique", keys="answer")
     loaded, problems = load_model(checkpoint, "cpu"), []
     sites = chosen_sites(loaded.sites, settings)
     stored = stored_sites(loaded.model, checkpoint, sites)
