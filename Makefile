@@ -33,6 +33,7 @@ build/wheel: $(INSTALLED) FORCE
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/hospital.py
+	$(BIN)/python benchmarks/frontier.py
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/solve.py
 	$(BIN)/python benchmarks/tune.py

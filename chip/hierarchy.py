@@ -130,7 +130,7 @@ class Hierarchy:
             candidates = _listed(sorted(spelled[node] for node in found))
             raise ChipError(f"{name!r} names {len(found)} nodes; give more of the path: {candidates}")
         near = sorted(spelled[node] for node in self.nodes if name and name.lower() in node[-1].lower())
-        hint = f"did you mean {_listed(near)}?" if near else "`chip inspect --data DIR` lists the nodes"
+        hint = f"did you mean {_listed(near)}?" if near else "`chip inspect MODEL --data DIR` lists the nodes"
         raise ChipError(f"no node is called {name!r} in these records; {hint}")
 
     def namesakes(self, name: str) -> list[NodePath]:

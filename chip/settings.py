@@ -86,7 +86,7 @@ class EditSettings:
         _require(self.refresh >= 0, "--refresh is a number of records, not negative", self.refresh)
         _require(self.batch_size >= 1, "--batch-size must be at least 1", self.batch_size)
         if self.strength is not None:
-            _require(0 < self.strength < math.inf, "--strength must be above 0", self.strength)
+            _require(0 < self.strength < math.inf, "--strength must be a finite number above 0", self.strength)
         if self.retain_budget is not None:
             _require(0 < self.retain_budget < math.inf, "--retain-budget must be above 0", self.retain_budget)
             if self.strength is not None:

@@ -168,6 +168,14 @@ class TestLockstep:
         assert threading.active_count() == running
         assert not any(module._forward_pre_hooks or module._forward_hooks for module in llama.model.modules())
 
+    def test_a_model_that_runs_otherwise_than_its_sites_say_is_an_error(
+        self, llama: LoadedModel, text_data: Path
+    ) -> None:
+        groups = encode_all(llama, few_records(text_data))
+        sites = [site for site in llama.sites if site.writes]
+        with pytest.raises(ChipError, match=r"where model\.layers\.0\.mlp\.down_proj was due"):
+            run_in_step(llama, groups, sites[1::-1], 40, lambda site, flow: None)
+
     def test_a_pass_that_fails_is_an_error_and_not_a_wait(self, llama: LoadedModel, text_data: Path) -> None:
         groups = encode_all(llama, few_records(text_data))
         site = next(site for site in llama.sites if site.writes)
@@ -187,7 +195,7 @@ def few_records(data: Path) -> list[Record]:
 
 @pytest.fixture
 def one(llava: LoadedModel, llava_directory: Path, hospital_data: Path) -> Problem:
-    return problem(llava, llava_directory, hospital_data, "patient_1", method="counterpart", strength=10.0)
+    return problem(llava, llava_directory, hospital_data, "patient_1", method="counterpart", strength=10.0, ridge=0.01)
 
 
 def weights_after(one: Problem) -> dict[str, np.ndarray]:
@@ -231,4 +239,4 @@ class TestWhole:
         )
         assert lacks < 0.5 * lacked
         moved = (leaving - unmoved).norm(dim=1)
-        assert moved[before.tokens.target :].mean() < 0.5 * moved[: before.tokens.target].mean()
+        assert moved[before.tokens.target :].mean() < 0.8 * moved[: before.tokens.target].mean()

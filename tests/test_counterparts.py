@@ -7,7 +7,6 @@ from edits import problem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
 from chip.solve.counterparts import LONGEST_CONTEXT, Answered, find_counterparts
@@ -22,7 +21,7 @@ def record(question: str, path: tuple[str, ...] = ("inst_1", "patient_1")) -> Re
 
 def found(tokens: tuple[int, ...], *held: tuple[int, ...]) -> list[tuple[int, int]]:
     """Record and place of the counterparts of one answer, the held ones ranked in their order."""
-    answered = [Answered(number, "q", one, number) for number, one in enumerate(held)]
+    answered = [Answered(number, "q", "patient_0", one, number) for number, one in enumerate(held)]
     return [(one.number, one.place) for one in find_counterparts([record("q")], [tokens], answered)]
 
 
@@ -59,9 +58,14 @@ class TestCounterparts:
             assert in_common(held[number], place, at) == best
 
     def test_questions_of_another_shape_stand_in_only_where_none_is_the_same(self) -> None:
-        held = [Answered(0, "what is it ?", (1, 2), 0), Answered(1, "who is it ?", (3, 4), 1)]
+        held = [Answered(0, "what is it ?", "", (1, 2), 0), Answered(1, "who is it ?", "", (3, 4), 1)]
         same, near = find_counterparts([record("who is it ?"), record("what is that ?")], [(9,), (9,)], held)
         assert (same.number, near.number) == (1, 0)
+
+    def test_of_one_shape_those_at_nodes_of_the_same_name_stand_in(self) -> None:
+        held = [Answered(0, "what says … ?", "FINDINGS", (1,), 0), Answered(1, "what says … ?", "IMPRESSION", (2,), 1)]
+        asked = record("what says IMPRESSION ?", ("inst_1", "patient_1", "study_1", "IMPRESSION"))
+        assert [one.number for one in find_counterparts([asked], [(9,)], held)] == [1]
 
 
 class TestShape:
@@ -76,7 +80,7 @@ class TestShape:
 
 class TestHeld:
     @pytest.mark.parametrize("target", ["inst_1", "patient_1", "study_0_1", "study_1_0/FINDINGS"])
-    @pytest.mark.parametrize("most", [6, 12, 1000])
+    @pytest.mark.parametrize("most", [1, 6, 12, 1000])
     def test_they_are_retained_and_at_most_so_many_and_drawn_by_seed(
         self, llava: LoadedModel, llava_directory: Path, hospital_data: Path, target: str, most: int
     ) -> None:
@@ -85,14 +89,11 @@ class TestHeld:
         assert held == held_records(one, most)
         assert len(held) == min(most, len(one.split.retain))
         assert set(held) <= set(one.split.retain)
+        if most < 12:
+            return
         wanted = {shape(one.hierarchy.records[i]) for i in one.split.target}
         known = {shape(one.hierarchy.records[i]) for i in one.split.retain}
         assert wanted & known <= {shape(one.hierarchy.records[i]) for i in held}
-
-    def test_too_few_are_refused(self, llava: LoadedModel, llava_directory: Path, hospital_data: Path) -> None:
-        one = problem(llava, llava_directory, hospital_data, "patient_1", method="counterpart", layers="0")
-        with pytest.raises(ChipError, match="--held 2 is too few: the target asks 5 different questions"):
-            held_records(one, 2)
 
     def test_the_comparison_comes_first_and_a_node_keeps_together(
         self, llava: LoadedModel, llava_directory: Path, hospital_data: Path

@@ -204,7 +204,7 @@ def edit(
     prepared = prepare_edit(request)
     printer.plan(prepared.plan)
     for flag in _idle(context, settings):
-        printer.line(f"note: {flag} has no effect with these settings")
+        printer.line(f"note: {flag} has no effect with these settings of --method {settings.method}")
     result = carry_out(prepared, printer.track, printer.notice)
     if dry_run:
         printer.sites(result.sites)

@@ -8,7 +8,7 @@ All batches are alive at once, as far as they have come.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,6 +23,9 @@ from chip.collect.statistics import accumulator_dtype
 from chip.errors import ChipError
 from chip.models.loading import LoadedModel
 from chip.models.sites import Site
+
+_MOST_BATCHES = 32
+"""About as many batches, and threads, at most: all of them are in memory at once in any case."""
 
 _LOGITS_AT_ONCE = 512
 """Tokens whose logits are made together: each has as many as the vocabulary."""
@@ -67,11 +70,18 @@ def run_in_step(
     on through the changed one. Raises what it raises, and ChipError where memory does not hold all passes at once.
     """
     step = _Lockstep(loaded, groups, sites, batch_tokens)
-    with step.running():
-        for site in sites:
-            at_site(site, step.flow(site))
-            step.go_on()
-        return step.states()
+    try:
+        with step.running():
+            for site in sites:
+                at_site(site, step.flow(site))
+                step.go_on()
+            return step.states()
+    except RuntimeError as problem:
+        if not ran_out_of_memory(problem):
+            raise
+        raise ChipError(
+            "memory does not hold all records that run beside the target at once; choose a smaller --held"
+        ) from problem
 
 
 def margins(loaded: LoadedModel, groups: Sequence[EncodedGroup], states: Tensor) -> Tensor:
@@ -82,7 +92,7 @@ def margins(loaded: LoadedModel, groups: Sequence[EncodedGroup], states: Tensor)
     found = []
     for rows, right in zip(states.split(_LOGITS_AT_ONCE), tokens.split(_LOGITS_AT_ONCE), strict=True):
         with torch.no_grad():
-            logits = loaded.model.get_submodule(loaded.head)(rows.to(loaded.dtype)).to(rows.dtype)
+            logits = loaded.model.get_submodule(loaded.head)(rows.to(loaded.dtype)).to(rows)
         own = logits.gather(1, right[:, None])
         others = logits.scatter(1, right[:, None], -torch.inf).amax(1, keepdim=True)
         found.append((own - others).flatten())
@@ -91,7 +101,9 @@ def margins(loaded: LoadedModel, groups: Sequence[EncodedGroup], states: Tensor)
 
 def _batches(loaded: LoadedModel, groups: Sequence[EncodedGroup], batch_tokens: int) -> Iterator[_Batch]:
     """Every record in a row of its own: a prefix that others follow would have to be changed before they have come."""
-    for chunk in chunks([replace(group, shared=0) for group in groups], batch_tokens):
+    whole = [replace(group, shared=0) for group in groups]
+    batch_tokens = max(batch_tokens, sum(len(one) for group in whole for one in group.encoded) // _MOST_BATCHES)
+    for chunk in chunks(whole, batch_tokens):
         positions = torch.tensor([position for group in chunk for position in group.group.records])
         for one in lay_out(chunk, loaded.prompts, loaded.device, batch_tokens, loaded.longest_together):
             yield _Batch(one, positions[one.answer_members.cpu()])
@@ -114,20 +126,22 @@ class _Lockstep:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Start every batch, and end them all on the way out."""
-        threads = [threading.Thread(target=self._run, args=(batch,), daemon=True) for batch in self._batches]
-        hooks = list(self._hooks())
-        try:
-            for thread in threads:
-                thread.start()
-            yield
-        except BaseException as problem:
-            self._fail(problem)
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
-            for hook in hooks:
-                hook.remove()
+        started: list[threading.Thread] = []
+        with ExitStack() as hooks:
+            for hook in self._hooks():
+                hooks.callback(hook.remove)
+            try:
+                for batch in self._batches:
+                    thread = threading.Thread(target=self._run, args=(batch,), daemon=True)
+                    thread.start()
+                    started.append(thread)
+                yield
+            except BaseException as problem:
+                self._fail(problem)
+                raise
+            finally:
+                for thread in started:
+                    thread.join()
 
     def flow(self, site: Site) -> Flow:
         """Wait until every batch has come to a site; what passes it there."""
@@ -138,7 +152,7 @@ class _Lockstep:
         if bias is not None:
             leaving += bias.to(given)
         if site.block:
-            leaving += self._in_order(site.name, lambda batch: batch.before)
+            leaving += self._in_order(site.name, lambda batch: batch.before).to(leaving.device)
         return Flow(given, leaving)
 
     def states(self) -> Tensor:
@@ -169,6 +183,7 @@ class _Lockstep:
         try:
             with torch.no_grad():
                 self._loaded.model(**batch.one.inputs, use_cache=False)
+            self._fail(ChipError("a pass ended before it came to the output head; choose --method oblique"))
         except _Stopped:
             pass
         except BaseException as problem:  # noqa: BLE001 - raised again where the batches were started
@@ -192,28 +207,32 @@ class _Lockstep:
         self._here.batch.stream = inputs[0] if inputs else named["hidden_states"]
 
     def _behind_attention(self, _: nn.Module, __: object, output: Tensor) -> None:
-        self._here.batch.stream = self._here.batch.stream + output
+        # Where layers are spread over devices, a block is given its inputs before they have been moved to its own.
+        self._here.batch.stream = self._here.batch.stream.to(output.device) + output
 
     def _at(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def halt(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             batch = self._here.batch
             batch.given = self._answers(inputs[0])
             batch.before = self._answers(batch.stream) if site.block else None
-            self._halt()
+            self._halt(site.name)
 
         return halt
 
     def _at_head(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._here.batch.given = self._answers(inputs[0])
-        self._halt()
+        self._halt(self._loaded.head)
         raise _Stopped
 
     def _answers(self, rows: Tensor) -> Tensor:
         flat = rows.flatten(0, -2)
         return flat[self._here.batch.one.answers.to(flat.device)]
 
-    def _halt(self) -> None:
+    def _halt(self, at: str) -> None:
         """Hand the baton on, and wait until all others have come as far and the site has been seen to."""
+        stops = [*(site.name for site in self._sites), self._loaded.head]
+        if at != stops[self._released]:
+            self._fail(ChipError(f"the model runs {at} where {stops[self._released]} was due; choose --method oblique"))
         self._baton.release()
         try:
             with self._changed:
@@ -233,10 +252,6 @@ class _Lockstep:
                 lambda: self._halted == (self._released + 1) * len(self._batches) or self._failure is not None
             )
         if self._failure is not None:
-            if isinstance(self._failure, RuntimeError) and ran_out_of_memory(self._failure):
-                raise ChipError(
-                    "memory does not hold all records that run beside the target at once; choose a smaller --held"
-                ) from self._failure
             raise self._failure
 
     def _fail(self, problem: BaseException) -> None:

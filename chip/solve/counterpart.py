@@ -10,7 +10,7 @@ The closed form is docs/mathematics.md, "Counterparts"; nothing is trained.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ from chip.solve.room import refuse_held
 
 _SURE = 4.0
 """A retained token slips where its logit exceeds all others by less than this, and by less than before the edit."""
+
+_ROUNDING = 32.0
+"""Margins that fell by less than so many units of rounding, of logits of that size, have not fallen."""
 
 _HEAVIER = 4.0
 """How many times more a token that slips weighs in the next round."""
@@ -107,7 +110,7 @@ def solve_counterpart(problem: Problem) -> Solved:
     for number in range(settings.rounds + 1):
         with restored(loaded.model, sites):
             changes, now = _round(problem, sites, before, weights, number)
-        slipping = _slipping(before.margins, now, before.tokens)
+        slipping = _slipping(before.margins, now, before.tokens, torch.finfo(loaded.dtype).eps)
         if best is None or int(slipping.sum()) < best[0]:
             best = int(slipping.sum()), changes
         if not slipping.any():
@@ -149,8 +152,8 @@ def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup
     targets = problem.records(problem.split.target)
     ranks = donors(problem, held)
     answered = [
-        Answered(number, shape(problem.hierarchy.records[position]), answers[len(targets) + number], ranks[position])
-        for number, position in enumerate(held)
+        Answered(number, shape(record), record.path[-1], answers[len(targets) + number], ranks[position])
+        for number, (position, record) in enumerate(zip(held, problem.records(held), strict=True))
     ]
     found = find_counterparts(targets, answers[: len(targets)], answered)
     starts = torch.tensor([0, *counts]).cumsum(0)
@@ -214,7 +217,7 @@ def _round(
         unheld = before.unheld[site.name]
         found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld, problem.settings.own_ridge)
         live.copy_(live.to(found.delta) + found.delta)
-        changes[site.name] = found
+        changes[site.name] = replace(found, delta=found.delta.to("cpu", torch.float32))
         next(steps)
 
     states = run_in_step(loaded, before.groups, sites, problem.batch_tokens, change)
@@ -273,10 +276,10 @@ def _energy(matrix: Tensor, held: Tensor, others: Tensor, outer: Tensor | None) 
     return float(energy)
 
 
-def _slipping(before: Tensor, now: Tensor, tokens: Tokens) -> Tensor:
-    """(N,), the held tokens that are no longer surely the likeliest, and those of the target by which an answer that is
-    still given in full could be told apart."""
-    slipping = now < before.clamp(max=_SURE)
+def _slipping(before: Tensor, now: Tensor, tokens: Tokens, unit: float) -> Tensor:
+    """(N,), the held tokens that were the likeliest and are no longer surely so, and those of the target by which an
+    answer that is still given in full could be told apart. unit: the model's unit of rounding."""
+    slipping = (before > 0) & (now < before.clamp(max=_SURE) - _ROUNDING * unit)
     wrong = (now[: tokens.target] < 0).to(torch.int64)
     records = tokens.records[: tokens.target].to(wrong.device)
     missed = torch.zeros(int(records[-1]) + 1, dtype=torch.int64, device=wrong.device).index_add_(0, records, wrong)

@@ -17,16 +17,17 @@ from chip.solve.held import likeness, shape
 LONGEST_CONTEXT = 3
 """Tokens before a token that are compared: longer contexts hardly ever recur, and shorter ones then serve."""
 
-Tokens = Sequence[int]
+Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A retained record that may stand in for a target's: its number among those, the shape of its question, the ids
-    of its answer's tokens, and its rank, the lower the better."""
+    """A retained record that may stand in for a target's: its number among those, the shape of its question, the name
+    of its node, the ids of its answer's tokens, and its rank, the lower the better."""
 
     number: int
     shape: str
+    node: str
     tokens: tuple[int, ...]
     rank: int
 
@@ -39,30 +40,29 @@ class Counterpart:
     place: int
 
 
-def find_counterparts(
-    records: Sequence[Record], answers: Sequence[Tokens], held: Sequence[Answered]
-) -> list[Counterpart]:
+def find_counterparts(records: Sequence[Record], answers: Sequence[Ids], held: Sequence[Answered]) -> list[Counterpart]:
     """The counterpart of every answer token of the target's records, one record after the other.
 
     answers: the token ids of each record's answer, its end-of-turn included. Raises ValueError where nothing is held.
     """
     if not held:
         raise ValueError("no retained record may stand in for the target")
-    pools: dict[str, _Pool] = {}
+    pools: dict[tuple[str, str], _Pool] = {}
     found = []
     for record, tokens in zip(records, answers, strict=True):
-        wanted = shape(record)
+        wanted = shape(record), record.path[-1]
         if wanted not in pools:
-            pools[wanted] = _Pool(_alike(wanted, held))
+            pools[wanted] = _Pool(_alike(*wanted, held))
         found += [pools[wanted].counterpart(tokens, place) for place in range(len(tokens))]
     return found
 
 
-def _alike(wanted: str, held: Sequence[Answered]) -> list[Answered]:
-    """Those that answer a question of the same shape, or else of the likest."""
+def _alike(wanted: str, node: str, held: Sequence[Answered]) -> list[Answered]:
+    """Those that answer a question of the same shape, or else of the likest; of the same shape, those at nodes of the
+    same name, such as a section's, where there are any."""
     same = [one for one in held if one.shape == wanted]
     if same:
-        return same
+        return [one for one in same if one.node == node] or same
     nearest = max(likeness(wanted, one.shape) for one in held)
     return [one for one in held if likeness(wanted, one.shape) == nearest]
 
@@ -78,7 +78,7 @@ class _Pool:
                 for length in range(min(place, LONGEST_CONTEXT) + 1):
                     self._after[one.tokens[place - length : place]].append(Counterpart(one.number, place))
 
-    def counterpart(self, tokens: Tokens, place: int) -> Counterpart:
+    def counterpart(self, tokens: Ids, place: int) -> Counterpart:
         for length in range(min(place, LONGEST_CONTEXT), 0, -1):
             if candidates := self._after.get(tuple(tokens[place - length : place])):
                 return self._nearest(candidates, place)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
-from chip.errors import ChipError
 from chip.hierarchy import NodePath, Record
 from chip.solve.problem import Problem
 
@@ -21,27 +20,24 @@ def held_records(problem: Problem, most: int) -> tuple[int, ...]:
     """Positions of at most `most` retained records: half of them those that ask what the target's records ask, then
     the comparison records, then the others; of each, from all nodes once before from any twice, drawn by seed.
 
-    Raises ChipError where that is not even one record for each of the target's questions.
+    Looks once at the question of every retained record, and at nothing else of those that are not held.
     """
     split, draw = problem.split, random.Random(problem.settings.seed)
-    asking = [_asking(problem, shape, draw) for shape in target_shapes(problem)]
-    if most < len(asking):
-        raise ChipError(f"--held {most} is too few: the target asks {len(asking)} different questions")
-    first = list(dict.fromkeys(_in_turn(asking)))[: max(most // 2, len(asking))]
-    compared = by_node(problem, split.comparison, draw)
-    others = by_node(problem, split.retain, draw)
-    return tuple(sorted(list(dict.fromkeys((*first, *compared, *others)))[:most]))
-
-
-def target_shapes(problem: Problem) -> list[str]:
-    """The distinct shapes of the target's questions, in order."""
-    return sorted({shape(record) for record in problem.records(problem.split.target)})
+    compared, others = by_node(problem, split.comparison, draw), by_node(problem, split.retain, draw)
+    asking: dict[str, list[int]] = {}
+    for position in dict.fromkeys((*compared, *others)):
+        asking.setdefault(shape(problem.hierarchy.records[position]), []).append(position)
+    wanted = sorted({shape(record) for record in problem.records(split.target)})
+    first = list(dict.fromkeys(_in_turn([asking.get(one) or _alike(problem, one, compared) for one in wanted])))
+    return tuple(sorted(list(dict.fromkeys((*first[: max(most // 2, 1)], *compared, *others)))[:most]))
 
 
 def shape(record: Record) -> str:
     """A question without the names of the nodes that its record is of: what two nodes' records ask alike."""
-    names = "|".join(re.escape(name) for name in sorted(record.path, key=len, reverse=True))
-    return re.sub(rf"(?<!\w)(?:{names})(?!\w)", "…", record.question)
+    names = sorted((name for name in record.path if name in record.question), key=len, reverse=True)
+    if not names:
+        return record.question
+    return re.sub(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", "…", record.question)
 
 
 def by_node(problem: Problem, positions: Sequence[int], draw: random.Random) -> list[int]:
@@ -64,19 +60,8 @@ def donors(problem: Problem, held: Sequence[int]) -> dict[int, int]:
     return {position: rank[problem.hierarchy.paths[position][:depth]] for position in held}
 
 
-def _asking(problem: Problem, wanted: str, draw: random.Random) -> list[int]:
-    """Retained records whose question has a shape, comparison records first; where there is none, the comparison
-    records whose words are most like it."""
-    compared = by_node(problem, problem.split.comparison, draw)
-    same = [position for position in compared if shape(problem.hierarchy.records[position]) == wanted]
-    known = set(same)
-    same += [
-        position
-        for position in by_node(problem, problem.split.retain, draw)
-        if position not in known and shape(problem.hierarchy.records[position]) == wanted
-    ]
-    if same:
-        return same
+def _alike(problem: Problem, wanted: str, compared: Sequence[int]) -> list[int]:
+    """The comparison records whose words are most like a question that nobody else asks."""
     few = compared[:_ALIKE_ENOUGH]
     return sorted(few, key=lambda position: -likeness(wanted, shape(problem.hierarchy.records[position])))[:8]
 

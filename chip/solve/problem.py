@@ -60,9 +60,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """What became of one site: the rank of its change, the change relative to the weight, and for the oblique
-    projection the predicted distortion of what is kept, how far a sketched moment may have put that off, and the
-    strength used. Rank 0: left alone, for `reason`."""
+    """What became of one site: the rank of its change, the change relative to the weight, and but for CHIP the
+    predicted distortion of what is kept and the strength used; for the oblique projection, how far a sketched moment
+    may have put that off. Rank 0: left alone, for `reason`."""
 
     site: str
     rank: int
@@ -102,7 +102,10 @@ def chosen_sites(sites: Sequence[Site], settings: EditSettings) -> tuple[Site, .
             raise ChipError(f"--sites {settings.sites}: chip knows no {absent[0]} sites of this model")
         return tuple(chosen)
     if settings.method == "counterpart":
-        return tuple(site for site in sites if site.writes and site.layer in layers)
+        chosen = [site for site in sites if site.writes and site.layer in layers]
+        if not chosen:
+            raise ChipError(f"--layers {settings.layers}: nothing there writes into the residual stream by itself")
+        return tuple(chosen)
     image = [site for site in sites if site.role == "projector" and site.last]
     if settings.keys == "image" and not image:
         raise ChipError("--keys image: this model has no vision-language projector; use --keys answer")

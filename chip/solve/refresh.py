@@ -15,8 +15,8 @@ from torch import Tensor
 from chip.collect import SecondMoments, answer_counts, answer_inputs, encode_all, part_of
 from chip.collect.grouping import EncodedGroup
 from chip.errors import ChipError
-from chip.hierarchy import NodePath
 from chip.models.sites import Site
+from chip.solve.held import by_node
 from chip.solve.metric import Metric, weighted_metric
 from chip.solve.problem import Problem
 
@@ -51,7 +51,9 @@ def draw_strata(problem: Problem) -> list[Stratum]:
         )
     draw = random.Random(problem.settings.seed)
     drawn = shares([len(one) for one in strata], count)
-    return [Stratum(one, _by_node(problem, one, size, draw)) for one, size in zip(strata, drawn, strict=True)]
+    return [
+        Stratum(one, tuple(sorted(by_node(problem, one, draw)[:size]))) for one, size in zip(strata, drawn, strict=True)
+    ]
 
 
 class Refresher:
@@ -88,12 +90,3 @@ def shares(sizes: Sequence[int], count: int) -> list[int]:
         open_ones = [one for one, size in enumerate(sizes) if shares[one] < size]
         shares[max(open_ones, key=lambda one: sizes[one] * count / sum(sizes) - shares[one])] += 1
     return shares
-
-
-def _by_node(problem: Problem, positions: Sequence[int], count: int, draw: random.Random) -> tuple[int, ...]:
-    nodes: dict[NodePath, list[int]] = {}
-    for position in draw.sample(positions, len(positions)):
-        nodes.setdefault(problem.hierarchy.paths[position], []).append(position)
-    rounds = max(map(len, nodes.values()), default=0)
-    order = [of[number] for number in range(rounds) for of in nodes.values() if number < len(of)]
-    return tuple(sorted(order[:count]))

@@ -14,14 +14,15 @@ from chip.solve.problem import Problem
 def refuse_held(problem: Problem, sites: Sequence[Site], tokens: int) -> None:
     """Raise ChipError where the `tokens` of the target's and the held records take more than is free.
 
-    Of d inputs and D outputs: aims (N, D) of all sites; of the site that is solved, keys three times, (N, d), a moment
-    and its factor (d, d), and the change (D, d); and the changes of all sites, twice.
+    Of d inputs and D outputs: aims (N, D) of all sites, and their weights (D, d) once more, to be put back; of the site
+    that is solved, keys three times, (N, d), a moment four times, (d, d), and the change five times, (D, d).
     """
     size = accumulator_dtype(problem.loaded.device).itemsize
     widths = [site.widths(problem.loaded.model) for site in sites]
-    aims, changes = tokens * sum(outputs for _, outputs in widths), 2 * sum(d * outputs for d, outputs in widths)
-    solving = max(3 * tokens * d + 2 * d * d + d * outputs for d, outputs in widths)
-    needed, free = size * (aims + changes + solving), free_memory(problem.loaded.device)
+    aims, kept = tokens * sum(outputs for _, outputs in widths), sum(d * outputs for d, outputs in widths)
+    solving = max(3 * tokens * d + 4 * d * d + 5 * d * outputs for d, outputs in widths)
+    needed = size * (aims + solving) + problem.loaded.dtype.itemsize * kept
+    free = free_memory(problem.loaded.device)
     if needed > free:
         raise ChipError(
             f"{tokens} answer tokens of the target's and the held records at {len(sites)} sites take "

@@ -102,6 +102,7 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
     before: Answers = {}
     if request.verify and (tuned or not request.dry_run):
         before = ask(loaded, groups, request.settings.batch_size, track, "asking the model before")
+        _say_if_unknown(before, notice)
     problem = problem_of(prepared, track, notice)
     if not tuned:
         solved = solve(problem)
@@ -114,6 +115,17 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
         return EditResult(solved.sites, tuning=tuning, verdict=tuner.judge(solved, halved=tuning.halved))
     parts = tuner.parts if tuning.halved else wholes(groups)
     return _write(prepared, solved, groups, parts, tuning, before, salt, track)
+
+
+def _say_if_unknown(before: Answers, notice: Notice) -> None:
+    """What a model does not know it cannot be made to forget, and goals are then met by doing nothing."""
+    target = [answer for (group, _), answer in before.items() if group == "target"]
+    known = sum(answer.exact for answer in target)
+    if known < len(target) / 2:
+        notice(
+            f"the model answers {known} of the target's {len(target)} records rightly before the edit: there may be "
+            "little to forget, or these are not the records that it learnt from"
+        )
 
 
 def problem_of(prepared: PreparedEdit, track: Track = silent, notice: Notice = warnings.warn) -> Problem:
