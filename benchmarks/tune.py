@@ -247,7 +247,8 @@ def _write(found: Sequence[Found], trials: int) -> None:
         "",
         f"`python benchmarks/tune.py`: the oblique projection, {trials} trials each. Target match [loss] / retain drop",
         "of the best trial, on the half it was chosen on and on the half that judges it; the trial that first met the",
-        "goals (target match at most 0.05, retain drop at most 0.01); seconds of all trials, with what the strategy itself took.",
+        "goals (target match at most 0.05, retain drop at most 0.01); seconds of all trials, with what the strategy",
+        "itself took.",
         "",
         ", ".join(f"{key} {value}" for key, value in about.items()),
     ]
