@@ -62,7 +62,7 @@ class EditSettings:
     sibling_weight: float = 1.0
     unknown_images: int = 8
     overshoot: float = 0.01
-    held: int = 256
+    held: int = 512
     rounds: int = 3
     refresh: int = 0
     seed: int = 0
