@@ -13,7 +13,6 @@ import json
 import platform
 import random
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -31,6 +30,7 @@ from chip.hospital.model import IMAGE_TOKENS
 from chip.hospital.records import HospitalRecord
 from chip.hospital.records import read_records as read_hospital
 from PIL import Image
+from timed import timed_edit
 from transformers import AutoProcessor
 
 from chip.cli.options import quiet_libraries
@@ -41,7 +41,7 @@ from chip.models.loading import LoadedModel, load_model
 from chip.records import read_records
 from chip.settings import EditSettings
 from chip.version import VERSION
-from chip.workflow import EditRequest, carry_out, prepare_edit
+from chip.workflow import EditRequest
 
 HOSPITALS = {
     "words": HospitalPlan(),
@@ -198,13 +198,7 @@ def run(hospital: Hospital, level: str, number: int, split: Split, what: str) ->
         forget=("/".join(split.targets[0]),), verify=False, force=True,
         statistics=hospital.directory / "statistics.safetensors",
     )  # fmt: skip
-    prepared = prepare_edit(request)
-    if prepared.statistics.found is None:
-        carry_out(prepared)  # collects; what is timed below is a request that finds its statistics
-        prepared = prepare_edit(request)
-    started = time.perf_counter()
-    carry_out(prepared)
-    seconds = time.perf_counter() - started
+    seconds = timed_edit(request)
     outcome = measured(hospital, split, out, seconds)
     shutil.rmtree(out)
     return outcome

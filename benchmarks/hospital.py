@@ -10,7 +10,6 @@ interrupted run goes on where it stopped. About 25 minutes on one core, most of 
 import json
 import platform
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 import transformers
 import typer
 from chip.hospital import HospitalPlan, build_hospital, train_model
+from timed import timed_edit
 
 from chip.cli.options import quiet_libraries
 from chip.hierarchy import Hierarchy, NodePath, Record
@@ -29,7 +29,7 @@ from chip.models.loading import load_model
 from chip.records import read_records
 from chip.settings import EditSettings
 from chip.version import VERSION
-from chip.workflow import EditRequest, carry_out, prepare_edit
+from chip.workflow import EditRequest
 
 HOSPITALS = {
     "words": HospitalPlan(),
@@ -120,13 +120,7 @@ def _forget(name: str, directory: Path, hierarchy: Hierarchy, level: str, path: 
             model=str(model), data=directory / "records", forget=("/".join(path),), settings=settings, out=out,
             verify=False, force=True,
         )  # fmt: skip
-        prepared = prepare_edit(request)
-        if prepared.statistics.found is None:
-            carry_out(prepared)  # collects; what is timed below is a request that finds its statistics
-            prepared = prepare_edit(request)
-        started = time.perf_counter()
-        carry_out(prepared)
-        seconds = time.perf_counter() - started
+        seconds = timed_edit(request)
         yield _outcome(name, level, method, hierarchy, path, out, seconds)
         shutil.rmtree(out)
 

@@ -29,7 +29,8 @@ _BEARING = {
 }
 """By method, the settings that bear on it."""
 
-_RIDGE_OF_OBLIQUE, _RIDGE_OF_COUNTERPART = 0.01, 0.1
+RIDGES = {"counterpart": 0.1, "oblique": 0.01}
+"""By method, the ridge where none was given."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,7 @@ class EditSettings:
     @property
     def own_ridge(self) -> float:
         """λ, the method's own where none was given."""
-        if self.ridge is not None:
-            return self.ridge
-        return _RIDGE_OF_COUNTERPART if self.method == "counterpart" else _RIDGE_OF_OBLIQUE
+        return RIDGES[self.method] if self.ridge is None else self.ridge
 
     @property
     def largest_overshoot(self) -> float:

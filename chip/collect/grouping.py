@@ -123,6 +123,12 @@ def chunks(window: Sequence[EncodedGroup], budget: int) -> Iterator[list[Encoded
         yield chunk
 
 
+def in_order(groups: Sequence[EncodedGroup]) -> list[Encoded]:
+    """The records of groups, encoded, in the order in which they were given."""
+    found = {at: one for group in groups for at, one in zip(group.group.records, group.encoded, strict=True)}
+    return [found[position] for position in sorted(found)]
+
+
 def _alike(asking: Sequence[int], records: Sequence[Record], head: int) -> Iterator[tuple[int, ...]]:
     """Cut a list of positions, sorted by question, where one more record would shorten what the others share."""
     group: list[int] = []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chip.collect.fitting import Notice, run_fitting
-from chip.collect.grouping import EncodedGroup, encode_group, plan_groups
+from chip.collect.grouping import EncodedGroup, encode_group, in_order, plan_groups
 from chip.collect.layout import Pass
 from chip.collect.passes import run_chunk
 from chip.collect.statistics import accumulator_dtype
@@ -33,10 +33,7 @@ def encode_all(
 
 def answer_counts(groups: Sequence[EncodedGroup]) -> list[int]:
     """How many answer tokens each record has, in the order of the records."""
-    counts = {
-        at: len(one.answer_ids) for group in groups for at, one in zip(group.group.records, group.encoded, strict=True)
-    }
-    return [counts[position] for position in sorted(counts)]
+    return [len(one.answer_ids) for one in in_order(groups)]
 
 
 def answer_inputs(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from chip.collect.fitting import ran_out_of_memory
-from chip.collect.grouping import EncodedGroup, chunks
+from chip.collect.grouping import EncodedGroup, chunks, in_order
 from chip.collect.keys import Rows, finite
 from chip.collect.layout import Pass, lay_out
 from chip.collect.statistics import accumulator_dtype
@@ -87,8 +87,7 @@ def run_in_step(
 def margins(loaded: LoadedModel, groups: Sequence[EncodedGroup], states: Tensor) -> Tensor:
     """By how much the logit of each answer token exceeds the largest of all others, (N,), from what enters the head,
     (N, D), in the order of the records: below zero, the token is not the likeliest."""
-    answers = {at: one for group in groups for at, one in zip(group.group.records, group.encoded, strict=True)}
-    tokens = torch.cat([answers[position].answer_ids for position in sorted(answers)]).to(states.device)
+    tokens = torch.cat([one.answer_ids for one in in_order(groups)]).to(states.device)
     found = []
     for rows, right in zip(states.split(_LOGITS_AT_ONCE), tokens.split(_LOGITS_AT_ONCE), strict=True):
         with torch.no_grad():
@@ -116,6 +115,7 @@ class _Lockstep:
         self, loaded: LoadedModel, groups: Sequence[EncodedGroup], sites: Sequence[Site], batch_tokens: int
     ) -> None:
         self._loaded, self._sites = loaded, tuple(sites)
+        self._stops = (*(site.name for site in sites), loaded.head)
         self._batches = list(_batches(loaded, groups, batch_tokens))
         self._here = threading.local()
         self._baton, self._changed = threading.Lock(), threading.Condition()
@@ -230,9 +230,9 @@ class _Lockstep:
 
     def _halt(self, at: str) -> None:
         """Hand the baton on, and wait until all others have come as far and the site has been seen to."""
-        stops = [*(site.name for site in self._sites), self._loaded.head]
-        if at != stops[self._released]:
-            self._fail(ChipError(f"the model runs {at} where {stops[self._released]} was due; choose --method oblique"))
+        due = self._stops[self._released]
+        if at != due:
+            self._fail(ChipError(f"the model runs {at} where {due} was due; choose --method oblique"))
         self._baton.release()
         try:
             with self._changed:

@@ -20,14 +20,13 @@ from chip.collect import (
     Moments,
     SecondMoments,
     Sketch,
-    answer_counts,
     collect_parts,
     encode_all,
     margins,
     run_in_step,
     without,
 )
-from chip.collect.grouping import EncodedGroup
+from chip.collect.grouping import EncodedGroup, in_order
 from chip.models.sites import Site
 from chip.solve.counterparts import Answered, find_counterparts
 from chip.solve.held import donors, held_records, shape
@@ -146,9 +145,8 @@ def unedited(problem: Problem) -> Unedited:
 
 
 def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup]) -> Tokens:
-    counts = answer_counts(groups)
-    encoded = {at: one for group in groups for at, one in zip(group.group.records, group.encoded, strict=True)}
-    answers = [tuple(encoded[place].answer_ids.tolist()) for place in sorted(encoded)]
+    answers = [tuple(one.answer_ids.tolist()) for one in in_order(groups)]
+    sizes = torch.tensor([len(answer) for answer in answers])
     targets = problem.records(problem.split.target)
     ranks = donors(problem, held)
     answered = [
@@ -156,11 +154,10 @@ def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup
         for number, (position, record) in enumerate(zip(held, problem.records(held), strict=True))
     ]
     found = find_counterparts(targets, answers[: len(targets)], answered)
-    starts = torch.tensor([0, *counts]).cumsum(0)
+    starts = sizes.cumsum(0) - sizes
     own = [token for answer in answers[: len(targets)] for token in answer]
     compared = set(problem.split.comparison)
     per_record = torch.tensor([position in compared for position in held], dtype=torch.bool)
-    sizes = torch.tensor(counts)
     return Tokens(
         target=len(own),
         compared=per_record.repeat_interleave(sizes[len(targets) :]),
@@ -168,7 +165,7 @@ def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup
         differs=torch.tensor(
             [answered[one.number].tokens[one.place] != token for one, token in zip(found, own, strict=True)]
         ),
-        records=torch.arange(len(counts)).repeat_interleave(sizes),
+        records=torch.arange(len(answers)).repeat_interleave(sizes),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chip.settings import EditSettings
+from chip.settings import RIDGES, EditSettings
 
 Point = tuple[int, ...]
 """One place in a space: for each axis the index of a value."""
@@ -35,14 +35,14 @@ SEARCHED: Mapping[str, tuple[Searched, ...]] = {
     "counterpart": (
         Searched("strength", (0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0, 10.0), 1.0),
         Searched("sibling_weight", (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.0)),
-        Searched("ridge", (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003), 0.1),
+        Searched("ridge", (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003), RIDGES["counterpart"]),
         Searched("layers", LAYER_SHARES, 1.0),
     ),
     "oblique": (
         Searched("strength", (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), 1.0, frozenset({"retain_budget"})),
         Searched("overshoot", (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05)),
         Searched("sibling_weight", (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.0)),
-        Searched("ridge", (0.3, 0.1, 0.03, 0.01, 0.003, 0.001), 0.01),
+        Searched("ridge", (0.3, 0.1, 0.03, 0.01, 0.003, 0.001), RIDGES["oblique"]),
         Searched("layers", LAYER_SHARES, 1.0),
     ),
     "chip": (

@@ -74,8 +74,8 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
     checkpoint = Checkpoint(directory)
     loaded = load_model(checkpoint, request.device, request.dtype)
     sites = chosen_sites(loaded.sites, request.settings)
-    obstacle = divide_images(hierarchy, split).obstacle
-    if request.settings.method == "oblique" and request.settings.keys == "image" and obstacle:
+    needs_images = request.settings.method == "oblique" and request.settings.keys == "image"
+    if needs_images and (obstacle := divide_images(hierarchy, split).obstacle):
         raise ChipError(f"{obstacle}; use --keys answer")
     space = _space(request, loaded)
     stored = stored_sites(loaded.model, checkpoint, chosen_sites(loaded.sites, space.widest))
@@ -97,14 +97,13 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
     """Collect, solve, write, verify. On any failure nothing is left at the output."""
     request, loaded = prepared.request, prepared.loaded
     groups = audit_groups(prepared.hierarchy, prepared.split, limit=request.verify_records, seed=request.settings.seed)
-    tuned = request.verify and request.tuning.tune is not False
     salt = b"" if request.dry_run else read_salt()
     before: Answers = {}
-    if request.verify and (tuned or not request.dry_run):
+    if request.verify and (request.searches or not request.dry_run):
         before = ask(loaded, groups, request.settings.batch_size, track, "asking the model before")
         _say_if_unknown(before, notice)
     problem = problem_of(prepared, track, notice)
-    if not tuned:
+    if not request.searches:
         solved = solve(problem)
         if request.dry_run:
             return EditResult(solved.sites)
@@ -210,10 +209,9 @@ def default_output(model: str) -> Path:
 
 def _refuse_tuning(request: EditRequest) -> None:
     """What was asked of a search has to go together."""
-    searches = request.verify and request.tuning.tune is not False
     if request.tuning.tune and not request.verify:
         raise UsageError("--tune measures every edit that it tries, so it cannot go with --no-verify")
-    if request.plot is not None and not searches:
+    if request.plot is not None and not request.searches:
         raise UsageError("--plot shows the edits that were tried; leave out --no-tune and --no-verify")
     if request.plot is not None and request.dry_run:
         raise UsageError("--plot writes a file and --dry-run writes nothing; leave one of them out")
@@ -223,7 +221,7 @@ def _refuse_tuning(request: EditRequest) -> None:
 
 def _space(request: EditRequest, loaded: LoadedModel) -> Space:
     """What a search may change. Raises UsageError where a search was asked for and nothing is left to it."""
-    if not request.verify or request.tuning.tune is False:
+    if not request.searches:
         return Space(request.settings, ())
     space = space_of(request.settings, request.fixed, layer_count(loaded.sites))
     if request.tuning.tune and not space.axes:

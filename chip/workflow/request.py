@@ -38,6 +38,11 @@ class EditRequest:
     dry_run: bool = False
     force: bool = False
 
+    @property
+    def searches(self) -> bool:
+        """Whether other settings may be tried: never without a verification, which tells what is better."""
+        return self.verify and self.tuning.tune is not False
+
 
 @dataclass(frozen=True)
 class EditResult:
