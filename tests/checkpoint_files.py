@@ -5,10 +5,15 @@ import os
 import stat
 import struct
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from chip.edit import Change
+from chip.models.stored import rounded
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -52,3 +57,9 @@ def header_bytes(path: Path) -> bytes:
 def mode(path: Path) -> int:
     """A file's permission bits."""
     return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def changed_values(change: Change, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What the writer makes of a whole tensor."""
+    matrix = values.reshape(len(values), -1)
+    return rounded(change.added(matrix), values.dtype).reshape(values.shape)

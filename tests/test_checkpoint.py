@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from chip.errors import ChipError
-from chip.models.checkpoint import Checkpoint, read_header
+from chip.models.checkpoint import Checkpoint
+from chip.models.stored import read_header
 
 
 def write_raw(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
@@ -131,6 +132,10 @@ class TestDamagedHeaders:
             {"w": entry("F32", [20], 0, 80)},
             {"w": entry("F32", [2], 0, 8), "v": entry("F32", [2], 4, 12)},
             {"w": entry("F32", [2], 0, 8), "v": entry("F32", [2], 0, 8)},
+            {"w": entry("F32", [2], 0, 8)},
+            {"w": entry("F32", [2], 8, 16)},
+            b'{"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16], "shape": [4]}}',
+            b'{"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "w": {}}',
         ],
         ids=str,
     )

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from checkpoint_files import changed_tensors, digests, header_bytes, mode
+from checkpoint_files import changed_tensors, changed_values, digests, header_bytes, mode
 from edits import request, run_edit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chip.edit import Change, Edit, StagedCheckpoint, load_edit, refuse_existing, save_edit
+from chip.edit import Change, Edit, StagedCheckpoint, load_edit, refuse_existing, save_edits
 from chip.edit.receipt import hashed_nodes, read_salt, salt_file
 from chip.edit.writer import files_left_behind
 from chip.errors import ChipError
@@ -54,7 +54,7 @@ class TestChange:
         values = np.random.default_rng(seed).normal(size=(32, 64)).astype(dtype)
         change = change_of(seed + 1)
         exact = values.astype(np.float64) + change.left.astype(np.float64) @ change.right.astype(np.float64)
-        edited = change.apply(values)
+        edited = changed_values(change, values)
         assert edited.dtype == values.dtype
         assert edited.tobytes() == exact.astype(dtype).tobytes()
 
@@ -62,13 +62,13 @@ class TestChange:
         half_way = np.array([[1.0]], dtype=ml_dtypes.bfloat16)
         above = Change("t", np.array([[2.0**-8]], dtype=np.float32), None)
         nudged = Change("t", np.array([[2.0**-8, 2.0**-30]], np.float32), np.ones((2, 1), np.float32))
-        assert float(above.apply(half_way)[0, 0]) == 1.0
-        assert float(nudged.apply(half_way)[0, 0]) == 1.0 + 2.0**-7
+        assert float(changed_values(above, half_way)[0, 0]) == 1.0
+        assert float(changed_values(nudged, half_way)[0, 0]) == 1.0 + 2.0**-7
 
     def test_rows_outside_are_bit_equal_and_the_input_is_not_touched(self) -> None:
         values = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
         kept = values.copy()
-        edited = change_of(rows=[7, 2, 30]).apply(values)
+        edited = changed_values(change_of(rows=[7, 2, 30]), values)
         assert np.array_equal(values, kept)
         outside = np.setdiff1d(np.arange(32), [2, 7, 30])
         assert edited[outside].tobytes() == values[outside].tobytes()
@@ -76,14 +76,14 @@ class TestChange:
 
     def test_a_vector_is_a_matrix_of_one_column(self) -> None:
         change = change_of(rows=[1, 3], outputs=5, inputs=1)
-        edited = change.apply(np.zeros(5, dtype=np.float32))
+        edited = changed_values(change, np.zeros(5, dtype=np.float32))
         assert edited.shape == (5,)
         np.testing.assert_array_equal(edited[[1, 3]], change.delta()[:, 0].astype(np.float32))
 
     def test_a_dense_change_is_its_left_side(self) -> None:
         left = np.ones((32, 64), dtype=np.float32)
         assert Change(WEIGHT, left, None).rank_bound == 32
-        assert np.array_equal(Change(WEIGHT, left, None).apply(left), 2 * left)
+        assert np.array_equal(changed_values(Change(WEIGHT, left, None), left), 2 * left)
         assert change_of().rank_bound == 2
 
     def test_a_tensor_changes_once(self) -> None:
@@ -96,7 +96,7 @@ class TestEditFile:
         bias = change_of(2, [0, 5], tensor="some.bias", inputs=1)
         full = Change("other.weight", np.eye(3, dtype=np.float32), None)
         edit = edit_of(change_of(1, [4, 1]), bias, full)
-        save_edit(edit, tmp_path / "edit")
+        save_edits([edit], tmp_path / "edit")
         assert mode(tmp_path / "edit") == 0o600
         found = load_edit(tmp_path / "edit")
         assert (found.method, found.settings, found.base) == (edit.method, edit.settings, edit.base)
@@ -108,13 +108,13 @@ class TestEditFile:
                 assert mine is None or np.array_equal(mine, theirs)
 
     def test_the_same_edit_is_the_same_bytes(self, tmp_path: Path) -> None:
-        save_edit(edit_of(), tmp_path / "a")
-        save_edit(edit_of(), tmp_path / "b")
+        save_edits([edit_of()], tmp_path / "a")
+        save_edits([edit_of()], tmp_path / "b")
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
     @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
     def test_a_truncated_file_is_one_sentence(self, tmp_path: Path, share: float) -> None:
-        save_edit(edit_of(), tmp_path / "edit")
+        save_edits([edit_of()], tmp_path / "edit")
         content = (tmp_path / "edit").read_bytes()
         (tmp_path / "edit").write_bytes(content[: int(len(content) * share)])
         with pytest.raises(ChipError, match="is no edit file that chip wrote, or it is damaged"):
@@ -148,7 +148,7 @@ class TestWriter:
     def test_the_edited_values_are_those_of_the_change(self, tmp_path: Path, llama_directory: Path) -> None:
         out = self.write(llama_directory, edit_of(), tmp_path / "out")
         before, after = (Checkpoint(one).tensors[WEIGHT].read() for one in (llama_directory, out))
-        assert after.tobytes() == change_of().apply(before).tobytes()
+        assert after.tobytes() == changed_values(change_of(), before).tobytes()
 
     def test_two_equal_checkpoints_give_equal_bytes(self, tmp_path: Path, llama_directory: Path) -> None:
         shutil.copytree(llama_directory, tmp_path / "copy")
@@ -315,7 +315,7 @@ class TestFullDisk:
     @pytest.fixture
     def edit_file(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = tmp_path_factory.mktemp("edit") / "edit"
-        save_edit(edit_of(), path)
+        save_edits([edit_of()], path)
         return path
 
     def test_writing_needs_no_torch(self, tmp_path: Path, llama_directory: Path, edit_file: Path) -> None:

@@ -7,16 +7,19 @@ either no output or the complete one. Names, order, dtypes, headers and shards s
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from chip.edit.edit import Change, Edit
+from chip.edit.change import Change
+from chip.edit.edit import Edit
 from chip.errors import ChipError
 from chip.files import explained
 from chip.models.checkpoint import INDEX, PICKLES, Checkpoint
+from chip.models.stored import DTYPES, rounded
 
 _TRAINING = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state")
 _TELLING = {
@@ -130,17 +133,18 @@ class StagedCheckpoint:
         stored = self.base.tensors.get(change.tensor)
         if stored is None:
             raise ChipError(f"the edit changes {change.tensor}, which {self.base.directory} does not store")
-        edited = change.apply(stored.read())
-        if not np.isfinite(edited).all():
-            raise ChipError(f"the edit of {change.tensor} overflows {stored.dtype}; nothing was written")
-        data = edited.tobytes()
-        with (self.directory / stored.file.relative_to(self.base.directory)).open("r+b") as handle:
-            handle.seek(stored.start)
-            handle.write(data)
-            handle.flush()
-            handle.seek(stored.start)
-            if handle.read(len(data)) != data:
-                raise ChipError(f"{change.tensor} reads back differently from what was written to {self.directory}")
+        change.refuse_misfit(stored.shape)
+        copy = replace(stored, file=self.directory / stored.file.relative_to(self.base.directory))
+        with copy.file.open("r+b") as handle:
+            for start, stop in stored.blocks():
+                edited = rounded(change.added(stored.read_rows(start, stop), start), DTYPES[stored.dtype])
+                if not np.isfinite(edited).all():
+                    raise ChipError(f"the edit of {change.tensor} overflows {stored.dtype}; nothing was written")
+                handle.seek(stored.start + start * stored.row_bytes)
+                handle.write(edited.tobytes())
+                handle.flush()
+                if copy.read_rows(start, stop).tobytes() != edited.tobytes():
+                    raise ChipError(f"{change.tensor} reads back differently from what was written to {copy.file}")
 
     def _remove(self) -> None:
         if self.directory != Path():

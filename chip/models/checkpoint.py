@@ -1,56 +1,17 @@
-"""A checkpoint on disk: which tensor lies in which safetensors file, at which bytes. Imports no torch.
-
-The format is eight bytes of header length (little endian), a JSON header, and the tensors' bytes
-(https://github.com/huggingface/safetensors#format).
-"""
+"""A checkpoint on disk: a directory of safetensors files with its config. Imports no torch."""
 
 import hashlib
 import json
-import math
-import struct
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-
 from chip.errors import ChipError
 from chip.files import file_digest
-
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-"""The floating types that can be edited; others are carried along untouched."""
+from chip.models.stored import StoredTensor, read_header
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 INDEX = "model.safetensors.index.json"
-_MAXIMUM_HEADER_BYTES = 100_000_000
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where one tensor lies: `start` and `stop` are byte offsets in the file itself."""
-
-    name: str
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-    def read(self) -> np.ndarray[Any, Any]:
-        """The tensor as an array of its own dtype, read from disk."""
-        if self.dtype not in DTYPES:
-            raise ChipError(f"{self.name} is stored as {self.dtype}, which chip cannot edit; convert it to bf16 first")
-        with self.file.open("rb") as handle:
-            handle.seek(self.start)
-            data = handle.read(self.stop - self.start)
-        return np.frombuffer(data, dtype=DTYPES[self.dtype]).reshape(self.shape)
 
 
 class Checkpoint:
@@ -93,7 +54,7 @@ class Checkpoint:
             raise ChipError(f"{self.directory} holds no .safetensors file")
         tensors: dict[str, StoredTensor] = {}
         for shard in self._indexed(shards):
-            for tensor in read_header(shard):
+            for tensor in read_header(shard).tensors:
                 if tensor.name in tensors:
                     raise ChipError(f"{tensor.name} stands in {tensors[tensor.name].file.name} and in {shard.name} too")
                 tensors[tensor.name] = tensor
@@ -120,7 +81,7 @@ class Checkpoint:
         missing = [name for name in named if self.directory / str(name) not in shards]
         if missing:
             raise ChipError(f"{index} names {missing[0]}, which is not there")
-        held = {tensor.name for name in named for tensor in read_header(self.directory / name)}
+        held = {tensor.name for name in named for tensor in read_header(self.directory / name).tensors}
         if absent := sorted(set(weight_map) - held):
             raise ChipError(f"{index} names {absent[0]}, which no shard holds")
         return [self.directory / name for name in named]
@@ -154,54 +115,3 @@ def _files_digest(paths: set[Path]) -> str:
     for path in sorted(paths):
         total.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return total.hexdigest()
-
-
-def read_header(path: Path) -> list[StoredTensor]:
-    """The tensors of one safetensors file in the order of its header, with offsets checked against the file."""
-    size = path.stat().st_size
-    with path.open("rb") as handle:
-        start = handle.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= min(size - 8, _MAXIMUM_HEADER_BYTES):
-            raise ChipError(f"{path} is no safetensors file, or it is truncated")
-        header_bytes = handle.read(length)
-    try:
-        header = json.loads(header_bytes)
-        tensors = [
-            StoredTensor(
-                name=name,
-                file=path,
-                dtype=entry["dtype"],
-                shape=tuple(entry["shape"]),
-                start=8 + length + entry["data_offsets"][0],
-                stop=8 + length + entry["data_offsets"][1],
-            )
-            for name, entry in header.items()
-            if name != "__metadata__"
-        ]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as problem:
-        raise ChipError(f"{path} has a damaged safetensors header: {problem}") from problem
-    end = 8 + length
-    for tensor in sorted(tensors, key=_start):
-        if not _sane(tensor):
-            raise ChipError(f"{path} has a damaged safetensors header: the entry of {tensor.name} makes no sense")
-        itemsize = DTYPES[tensor.dtype].itemsize if tensor.dtype in DTYPES else None
-        expected = None if itemsize is None else math.prod(tensor.shape) * itemsize
-        if not 8 + length <= tensor.start <= tensor.stop <= size:
-            raise ChipError(f"{path} is truncated: {tensor.name} ends beyond the end of the file")
-        if expected is not None and expected != tensor.stop - tensor.start:
-            raise ChipError(f"{path}: the bytes of {tensor.name} do not fit its shape")
-        if tensor.start < end:
-            raise ChipError(f"{path} has a damaged safetensors header: {tensor.name} overlaps with another tensor")
-        end = tensor.stop
-    return tensors
-
-
-def _start(tensor: StoredTensor) -> tuple[int, int]:
-    numbers = isinstance(tensor.start, int) and isinstance(tensor.stop, int)
-    return (tensor.start, tensor.stop) if numbers else (-1, -1)
-
-
-def _sane(tensor: StoredTensor) -> bool:
-    sizes = (*tensor.shape, tensor.start, tensor.stop)
-    return isinstance(tensor.dtype, str) and all(type(size) is int and size >= 0 for size in sizes)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from chip.errors import ChipError, UsageError
-from chip.models.checkpoint import Checkpoint, StoredTensor
+from chip.models.checkpoint import Checkpoint
 from chip.models.families import Family, Linear, Tower
+from chip.models.stored import StoredTensor
 
 Role = Literal["language", "projector", "vision", "attention"]
 Watcher = Callable[[Tensor, Tensor], None]

@@ -1,6 +1,5 @@
 """What a solver is given, what it asks to be collected, and what it yields."""
 
-import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +14,9 @@ from chip.collect.fitting import Notice
 from chip.edit import Change, Edit
 from chip.errors import ChipError, UsageError
 from chip.hierarchy import Hierarchy, Record, Split
-from chip.models.checkpoint import StoredTensor
 from chip.models.loading import LoadedModel
 from chip.models.sites import Site, StoredSite, choose_layers, layer_count
+from chip.models.stored import StoredTensor
 from chip.progress import Track, silent
 from chip.settings import EditSettings
 from chip.solve.bases import MetricBases
@@ -158,7 +157,7 @@ def as_edit(problem: Problem, changes: Sequence[Change], reports: Sequence[SiteR
             "no site has anything to remove: at every one the target differs in nothing from what is retained"
         )
     tensors = {s.name: s for one in problem.stored.values() for s in (one.weight, one.bias) if s is not None}
-    base = {one.tensor: hashlib.sha256(tensors[one.tensor].read().tobytes()).hexdigest() for one in changes}
+    base = {one.tensor: tensors[one.tensor].digest() for one in changes}
     settings = problem.settings
     return Solved(Edit(settings.method, settings.described(), tuple(changes), base), tuple(reports))
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chip.models.checkpoint import StoredTensor
+from chip.models.stored import StoredTensor
 from chip.solve import orthogonal
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, weight_change
 

@@ -9,7 +9,7 @@ from typing import Any
 from chip.collect.fitting import Notice
 from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.collect.team import launched
-from chip.edit import StagedCheckpoint, refuse_existing, save_edit
+from chip.edit import StagedCheckpoint, refuse_existing, save_edits
 from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
 from chip.errors import ChipError, UsageError
 from chip.files import refuse_foreign, write_private
@@ -188,7 +188,7 @@ def _write(
             write_receipt(prepared.plan.receipt, _receipt(prepared, solved, result, edited.digest, salt))
             written.append(prepared.plan.receipt)
             if request.edit_out is not None:
-                save_edit(solved.edit, request.edit_out)
+                save_edits([solved.edit], request.edit_out)
                 written.append(request.edit_out)
             if request.plot is not None and tuning is not None:
                 write_private(request.plot, plot_trials(tuning.trials, tuning.trials[tuning.chosen], tuning.goals))

@@ -1,0 +1,184 @@
+"""One safetensors file: which tensor lies at which bytes, and reading and rounding them. Imports no torch.
+
+The format is eight bytes of header length (little endian), a JSON header, and the tensors' bytes, one behind the other
+(https://github.com/huggingface/safetensors#format). Whatever the reference implementation refuses is refused here too:
+a file that two readers understand differently would be edited in one of them only.
+"""
+
+import hashlib
+import json
+import math
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from chip.errors import ChipError
+
+Array = np.ndarray[Any, Any]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+"""The floating types that can be edited as they are; others are carried along untouched."""
+
+_MAXIMUM_HEADER_BYTES = 100_000_000
+_READ_BYTES = 1 << 22
+_BLOCK_NUMBERS = 1 << 22
+"""How many numbers of a tensor are worked on at once: 32 MiB of float64."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies: `start` and `stop` are byte offsets in the file itself."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def read(self) -> Array:
+        """The tensor as an array of its own dtype, read from disk."""
+        return self._read(self.start, self.stop).reshape(self.shape)
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        """Rows `start` to `stop` of the tensor seen as a matrix (D, d); a vector is seen as (D, 1)."""
+        step = self.row_bytes
+        return self._read(self.start + start * step, self.start + stop * step).reshape(stop - start, -1)
+
+    def digest(self) -> str:
+        """SHA-256 of its bytes."""
+        total = hashlib.sha256()
+        with self.file.open("rb") as handle:
+            handle.seek(self.start)
+            left = self.stop - self.start
+            while left and (block := handle.read(min(left, _READ_BYTES))):
+                total.update(block)
+                left -= len(block)
+        return total.hexdigest()
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Its rows in blocks of about `_BLOCK_NUMBERS` numbers, a multiple of 128 rows each: first row and last."""
+        count = self.shape[0] if self.shape else 0
+        width = max(1, math.prod(self.shape[1:]))
+        step = max(1, _BLOCK_NUMBERS // width // 128) * 128
+        yield from ((start, min(start + step, count)) for start in range(0, count, step))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that a row takes: all that has the same first index."""
+        return (self.stop - self.start) // max(1, self.shape[0] if self.shape else 1)
+
+    def _read(self, start: int, stop: int) -> Array:
+        if self.dtype not in DTYPES:
+            raise ChipError(f"{self.name} is stored as {self.dtype}, which chip cannot edit; convert it to bf16 first")
+        with self.file.open("rb") as handle:
+            handle.seek(start)
+            data = handle.read(stop - start)
+        if len(data) != stop - start:
+            raise ChipError(f"{self.file} became shorter while it was read; nothing was written")
+        return np.frombuffer(data, dtype=DTYPES[self.dtype])
+
+
+def rounded(values: Array, dtype: np.dtype[Any]) -> Array:
+    """float64 values rounded once, to nearest even.
+
+    NumPy reaches bfloat16 through float32, which would round twice; rounding to odd on the way keeps what the second
+    rounding has to know (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+    """
+    with np.errstate(over="ignore"):  # what overflows is refused by whoever writes it
+        if dtype != DTYPES["BF16"]:
+            return values.astype(dtype)
+        nearest = values.astype(np.float32)
+        toward_zero = np.where(np.abs(nearest) > np.abs(values), np.nextafter(nearest, np.float32(0)), nearest)
+        bits = toward_zero.astype(np.float32).view(np.uint32)
+        odd = np.where(toward_zero != values, bits | np.uint32(1), bits)
+        return np.where(np.isfinite(nearest), odd.view(np.float32), nearest).astype(dtype)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself: its metadata, its tensors in the order of the header, and where the
+    header ends."""
+
+    metadata: dict[str, str]
+    tensors: tuple[StoredTensor, ...]
+    end: int
+
+
+def read_header(path: Path) -> Header:
+    """The header of one safetensors file, with offsets checked against the file.
+
+    Raises ChipError where it is damaged, or where the reference implementation would not read it either."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ChipError(f"{path} is no regular file")
+    size = found.st_size
+    with path.open("rb") as handle:
+        start = handle.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= min(size - 8, _MAXIMUM_HEADER_BYTES):
+            raise ChipError(f"{path} is no safetensors file, or it is truncated")
+        header_bytes = handle.read(length)
+    try:
+        header = json.loads(header_bytes, object_pairs_hook=_without_repetition)
+        metadata = header.pop("__metadata__", None) or {}
+        tensors = [
+            StoredTensor(
+                name=name,
+                file=path,
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                start=8 + length + entry["data_offsets"][0],
+                stop=8 + length + entry["data_offsets"][1],
+            )
+            for name, entry in header.items()
+        ]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as problem:
+        raise ChipError(f"{path} has a damaged safetensors header: {problem}") from problem
+    end = 8 + length
+    for tensor in sorted(tensors, key=_start):
+        _refuse_nonsense(tensor)
+        if tensor.stop > size:
+            raise ChipError(f"{path} is truncated: {tensor.name} ends beyond the end of the file")
+        if tensor.start < end:
+            raise ChipError(f"{path} has a damaged safetensors header: {tensor.name} overlaps with another tensor")
+        if tensor.start > end:
+            raise ChipError(f"{path} has a damaged safetensors header: nobody owns the bytes before {tensor.name}")
+        end = tensor.stop
+    if end != size:
+        raise ChipError(f"{path} has a damaged safetensors header: nobody owns the bytes at its end")
+    return Header(metadata, tuple(tensors), 8 + length)
+
+
+def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _start(tensor: StoredTensor) -> tuple[int, int]:
+    numbers = isinstance(tensor.start, int) and isinstance(tensor.stop, int)
+    return (tensor.start, tensor.stop) if numbers else (-1, -1)
+
+
+def _refuse_nonsense(tensor: StoredTensor) -> None:
+    """Raise ChipError where an entry says what no tensor is."""
+    sizes = (*tensor.shape, tensor.start, tensor.stop)
+    sane = isinstance(tensor.dtype, str) and all(type(size) is int and size >= 0 for size in sizes)
+    if not sane or tensor.start > tensor.stop:
+        raise ChipError(f"{tensor.file} has a damaged safetensors header: the entry of {tensor.name} makes no sense")
+    if tensor.dtype in DTYPES:
+        expected = math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+        if expected != tensor.stop - tensor.start:
+            raise ChipError(f"{tensor.file}: the bytes of {tensor.name} do not fit its shape")
