@@ -18,9 +18,9 @@ from edits import request, run_edit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chip.edit import Change, Edit, StagedCheckpoint, load_edit, refuse_existing, save_edits
+from chip.edit import Applying, Change, Edit, StagedCheckpoint, load_edit, refuse_existing, save_edits
+from chip.edit.outputs import files_left_behind
 from chip.edit.receipt import hashed_nodes, read_salt, salt_file
-from chip.edit.writer import files_left_behind
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
 from chip.workflow import carry_out, prepare_edit
@@ -128,7 +128,7 @@ class TestEditFile:
 
 class TestWriter:
     def write(self, base: Path, edit: Edit, out: Path, *, force: bool = False) -> Path:
-        with StagedCheckpoint(Checkpoint(base), edit, out, force=force) as staged:
+        with StagedCheckpoint(Checkpoint(base), Applying([edit]), out, force=force) as staged:
             staged.commit()
         return out
 
@@ -198,7 +198,7 @@ class TestWriter:
 
     def test_an_exception_while_staged_leaves_nothing(self, tmp_path: Path, llama_directory: Path) -> None:
         def fail() -> None:
-            with StagedCheckpoint(Checkpoint(llama_directory), edit_of(), tmp_path / "out") as staged:
+            with StagedCheckpoint(Checkpoint(llama_directory), Applying([edit_of()]), tmp_path / "out") as staged:
                 assert (staged.directory / "config.json").is_file()
                 assert mode(staged.directory) == 0o700
                 raise KeyboardInterrupt
@@ -208,7 +208,7 @@ class TestWriter:
         assert not list(tmp_path.iterdir())
 
     def test_what_was_not_committed_is_gone(self, tmp_path: Path, llama_directory: Path) -> None:
-        with StagedCheckpoint(Checkpoint(llama_directory), edit_of(), tmp_path / "out"):
+        with StagedCheckpoint(Checkpoint(llama_directory), Applying([edit_of()]), tmp_path / "out"):
             pass
         assert not list(tmp_path.iterdir())
 
@@ -265,13 +265,16 @@ class TestOutputs:
         shutil.copytree(llama_directory, out)
         (out / "old.txt").write_text("old")
         before = digests(out)
+        other = edit_of(change_of(tensor="other"))
         with (
             pytest.raises(ChipError),
-            StagedCheckpoint(Checkpoint(llama_directory), edit_of(change_of(tensor="other")), out, force=True),
+            StagedCheckpoint(
+                Checkpoint(llama_directory), Applying([edit_of(change_of(tensor="other"))]), out, force=True
+            ),
         ):
             pass
         assert digests(out) == before
-        with StagedCheckpoint(Checkpoint(llama_directory), edit_of(), out, force=True) as staged:
+        with StagedCheckpoint(Checkpoint(llama_directory), Applying([edit_of()]), out, force=True) as staged:
             assert digests(out) == before
             staged.commit()
         assert not (out / "old.txt").exists()
@@ -280,7 +283,7 @@ class TestOutputs:
     def test_the_output_has_the_users_usual_permissions(self, tmp_path: Path, llama_directory: Path) -> None:
         old = os.umask(0o027)
         try:
-            with StagedCheckpoint(Checkpoint(llama_directory), edit_of(), tmp_path / "out") as staged:
+            with StagedCheckpoint(Checkpoint(llama_directory), Applying([edit_of()]), tmp_path / "out") as staged:
                 staged.commit()
         finally:
             os.umask(old)
@@ -290,14 +293,14 @@ class TestOutputs:
 WRITE = """
 import resource, sys
 from pathlib import Path
-from chip.edit import StagedCheckpoint, load_edit
+from chip.edit import Applying, StagedCheckpoint, load_edit
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
 model, edit, out, limit = sys.argv[1:]
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
-    with StagedCheckpoint(Checkpoint(model), load_edit(Path(edit)), Path(out)) as staged:
+    with StagedCheckpoint(Checkpoint(model), Applying([load_edit(Path(edit))]), Path(out)) as staged:
         staged.commit()
 except ChipError as problem:
     print(problem)
@@ -388,9 +391,9 @@ class TestReceipts:
             content = path.read_bytes() if path.is_file() else b""
             assert not any(name in content for name in names), path
         written = json.loads(receipt.read_text())
-        assert written["nodes"] == hashed_nodes([("inst_0", "patient_1")], read_salt())
-        assert written["base_digest"] == Checkpoint(llava_directory).digest
-        assert written["edited_digest"] == Checkpoint(done.out).digest
+        assert written["edits"][0]["nodes"] == hashed_nodes([("inst_0", "patient_1")], read_salt())
+        assert written["proof"]["base_digest"] == Checkpoint(llava_directory).digest
+        assert written["proof"]["edited_digest"] == Checkpoint(done.out).digest
         assert set(written["tensors"]) == done.planned
         assert {row["group"] for row in written["verification"]} >= {"target", "siblings", "rest"}
 

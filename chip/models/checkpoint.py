@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from chip.errors import ChipError
-from chip.files import file_digest
-from chip.models.stored import StoredTensor, read_header
+from chip.files import file_digest, journal_of
+from chip.models.stored import StoredTensor, header_digest, read_header
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 INDEX = "model.safetensors.index.json"
+_HASHING = 4
+"""Tensors that are hashed at once."""
 
 
 class Checkpoint:
@@ -21,10 +25,16 @@ class Checkpoint:
     only, quantised weights, a damaged header, or an index that disagrees with its shards.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, unfinished: bool = False) -> None:
+        """unfinished: open it even while it is being edited in place."""
         self.directory = Path(directory)
         if not self.directory.is_dir():
             raise ChipError(f"{directory} is not a directory; give the directory of a checkpoint")
+        if journal_of(self.directory).exists() and not unfinished:
+            raise ChipError(
+                f"an edit of {directory} in place is under way or was interrupted; `chip recover {directory}` puts it "
+                "back"
+            )
         self.config = self._read_config()
         self.tensors = self._read_tensors()
 
@@ -86,10 +96,26 @@ class Checkpoint:
             raise ChipError(f"{index} names {absent[0]}, which no shard holds")
         return [self.directory / name for name in named]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold tensors, in the order of their names."""
+        return tuple(sorted({tensor.file for tensor in self.tensors.values()}))
+
+    @cached_property
+    def tensor_digests(self) -> dict[str, str]:
+        """SHA-256 of every tensor's bytes, by name."""
+        with ThreadPoolExecutor(min(_HASHING, os.cpu_count() or 1)) as pool:
+            return dict(zip(self.tensors, pool.map(StoredTensor.digest, self.tensors.values()), strict=True))
+
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over config and weight files: what statistics and edits are tied to."""
-        return _files_digest({tensor.file for tensor in self.tensors.values()} | {self.directory / "config.json"})
+        """SHA-256 over config, headers and tensors: what statistics and edits are tied to."""
+        total = hashlib.sha256(file_digest(self.directory / "config.json").encode())
+        for file in self.files:
+            total.update(f"{file.name}\0{header_digest(file)}\n".encode())
+        for name, digest in sorted(self.tensor_digests.items()):
+            total.update(f"{name}\0{digest}\n".encode())
+        return total.hexdigest()
 
     @cached_property
     def prompts_digest(self) -> str:

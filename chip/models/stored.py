@@ -56,15 +56,22 @@ class StoredTensor:
         step = self.row_bytes
         return self._read(self.start + start * step, self.start + stop * step).reshape(stop - start, -1)
 
+    def raw(self, size: int = _READ_BYTES) -> Iterator[bytes]:
+        """Its bytes, at most `size` of them at a time."""
+        left = self.stop - self.start
+        with self.file.open("rb") as handle:
+            handle.seek(self.start)
+            while left:
+                if not (block := handle.read(min(left, size))):
+                    raise ChipError(f"{self.file} became shorter while it was read")
+                yield block
+                left -= len(block)
+
     def digest(self) -> str:
         """SHA-256 of its bytes."""
         total = hashlib.sha256()
-        with self.file.open("rb") as handle:
-            handle.seek(self.start)
-            left = self.stop - self.start
-            while left and (block := handle.read(min(left, _READ_BYTES))):
-                total.update(block)
-                left -= len(block)
+        for block in self.raw():
+            total.update(block)
         return total.hexdigest()
 
     def blocks(self) -> Iterator[tuple[int, int]]:
@@ -159,6 +166,13 @@ def read_header(path: Path) -> Header:
     if end != size:
         raise ChipError(f"{path} has a damaged safetensors header: nobody owns the bytes at its end")
     return Header(metadata, tuple(tensors), 8 + length)
+
+
+def header_digest(path: Path) -> str:
+    """SHA-256 of a file's header, length and all, byte for byte."""
+    with path.open("rb") as handle:
+        start = handle.read(8)
+        return hashlib.sha256(start + handle.read(struct.unpack("<Q", start)[0])).hexdigest()
 
 
 def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
