@@ -268,9 +268,7 @@ class TestOutputs:
         other = edit_of(change_of(tensor="other"))
         with (
             pytest.raises(ChipError),
-            StagedCheckpoint(
-                Checkpoint(llama_directory), Applying([edit_of(change_of(tensor="other"))]), out, force=True
-            ),
+            StagedCheckpoint(Checkpoint(llama_directory), Applying([other]), out, force=True),
         ):
             pass
         assert digests(out) == before

@@ -92,10 +92,8 @@ class Printer:
             self.line("not verified: nothing was read back")
             return
         how = f" (copied: {copied})" if copied else ""
-        self.line(
-            f"verified: {proof.edited} tensors as they were to be, {proof.unchanged} tensors and {proof.files} other files "
-            f"unchanged{how}"
-        )
+        kept = f"{proof.unchanged} tensors and {proof.files} other files unchanged"
+        self.line(f"verified: {proof.edited} tensors as they were to be, {kept}{how}")
 
     def sites(self, sites: Sequence[Any]) -> None:
         """Rank and size of the change at each site."""
