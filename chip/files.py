@@ -55,10 +55,8 @@ def private_file(path: Path) -> Iterator[Path]:
     """
     with explained(path):
         os.makedirs(path.parent, exist_ok=True)
-        stem = f".{path.name}.chip-partial-"
-        for leftover in path.parent.glob(glob.escape(stem) + "*"):
-            _remove_abandoned(leftover)
-        partial = path.with_name(f"{stem}{os.getpid()}")
+        remove_abandoned(path)
+        partial = path.with_name(f".{path.name}.chip-partial-{os.getpid()}")
         handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -74,8 +72,13 @@ def private_file(path: Path) -> Iterator[Path]:
             os.close(handle)
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove a partial file unless the run that writes it still holds it."""
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed runs left of a private file that was to be written at `path`."""
+    for partial in path.parent.glob(glob.escape(f".{path.name}.chip-partial-") + "*"):
+        _remove_unless_held(partial)
+
+
+def _remove_unless_held(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -129,9 +132,13 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        os.close(handle)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        except OSError as problem:
+            raise ChipError(f"the lock {path} could not be removed ({problem.strerror}); it may stay") from problem
+        finally:
+            os.close(handle)
 
 
 def _same_file(handle: int, path: Path) -> bool:

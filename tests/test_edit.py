@@ -1,11 +1,13 @@
 """Edits and the writer: rounded once, written whole or not at all, and silent about what was removed."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import ml_dtypes
@@ -23,6 +25,7 @@ from chip.edit.outputs import files_left_behind
 from chip.edit.receipt import hashed_nodes, read_salt, salt_file
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
+from chip.models.stored import rounded
 from chip.workflow import carry_out, prepare_edit
 
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
@@ -41,6 +44,20 @@ def change_of(
 
 def edit_of(*changes: Change) -> Edit:
     return Edit("oblique", {"strength": 1.0}, changes or (change_of(),), {WEIGHT: "digest"})
+
+
+def nearest_bfloat16(value: float) -> int:
+    """The bits of the bfloat16 next to a number's magnitude, by exact arithmetic."""
+    if math.isnan(value):
+        return 0x7FC0
+    if math.isinf(value):
+        return 0x7F80
+    exact = Fraction(abs(value))
+    exponent = max(math.frexp(abs(value))[1] - 8, -133) if value else -133
+    unit = Fraction(2) ** exponent
+    steps = round(exact / unit)  # to even, where two are as near
+    bits = steps if exponent == -133 else (exponent + 133) * 128 + steps
+    return min(bits, 0x7F80)
 
 
 def leftovers(directory: Path) -> list[str]:
@@ -64,6 +81,16 @@ class TestChange:
         nudged = Change("t", np.array([[2.0**-8, 2.0**-30]], np.float32), np.ones((2, 1), np.float32))
         assert float(changed_values(above, half_way)[0, 0]) == 1.0
         assert float(changed_values(nudged, half_way)[0, 0]) == 1.0 + 2.0**-7
+
+    @given(st.lists(st.floats(width=64), min_size=1, max_size=60), st.integers(-60, 60))
+    def test_bfloat16_is_the_nearest_one_of_every_float(self, numbers: list[float], exponent: int) -> None:
+        """Against exact arithmetic: of the two neighbours the nearer, of two as near the even one."""
+        with np.errstate(all="ignore"):
+            values = np.array(numbers) * 2.0**exponent
+            found = rounded(values, np.dtype(ml_dtypes.bfloat16))
+        assert np.array_equal(np.signbit(values), np.signbit(found.astype(np.float64)))
+        for value, bits in zip(values.tolist(), found.view(np.uint16).tolist(), strict=True):
+            assert bits & 0x7FFF == nearest_bfloat16(value)
 
     def test_rows_outside_are_bit_equal_and_the_input_is_not_touched(self) -> None:
         values = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
@@ -294,6 +321,7 @@ from pathlib import Path
 from chip.edit import Applying, StagedCheckpoint, load_edit
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
+from chip.models.stored import rounded
 model, edit, out, limit = sys.argv[1:]
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))

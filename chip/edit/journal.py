@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from chip.errors import ChipError
-from chip.files import explained, journal_of, lock_of, locked, private_file, sync, write_all
+from chip.files import explained, journal_of, lock_of, locked, private_file, remove_abandoned, sync, write_all
 from chip.models.stored import StoredTensor, read_header
 
 FORMAT = "chip-journal-1"
@@ -100,7 +100,8 @@ def recover_model(model: Path) -> str:
     """Roll back an edit in place that was interrupted; in words, or empty where there was none.
 
     Raises ChipError where a run is still at it."""
-    if not journal_of(model).exists():
+    remove_abandoned(journal_of(model))
+    if not journal_of(model).exists() and not lock_of(model).exists():
         return ""
     with locked(lock_of(model), f"another run is editing {model} in place; wait for it to end"):
         if not journal_of(model).exists():

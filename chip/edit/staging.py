@@ -84,7 +84,7 @@ def recover_output(out: Path) -> str:
 
     Raises ChipError where a run is still at it.
     """
-    if not any(hidden(out, kind).exists() for kind in ("partial", "old")):
+    if not any(hidden(out, kind).exists() for kind in ("partial", "old", "lock")):
         return ""
     with locked(lock_of(out), f"another run is writing {out}; wait for it to end"), explained(out):
         return recover_directory(out)
