@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from chip.edit.edit import Edit
+from chip.edit.threads import each
 from chip.edit.transfer import transferred
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
+from chip.models.stored import StoredTensor
 
 
 def fitting(
@@ -19,8 +21,10 @@ def fitting(
 
     Raises ChipError where an edit does not fit, or the checkpoint does not carry what `after` says.
     """
-    current = {name: base.tensors[name].digest() for edit in edits for name in edit.tensors if name in base.tensors}
-    known = {name: {digest} for name, digest in current.items()}
+    names = [name for name in dict.fromkeys(name for edit in edits for name in edit.tensors) if name in base.tensors]
+    stored = [base.tensors[name] for name in names]
+    digests = each(StoredTensor.digest, stored, sum(one.stop - one.start for one in stored))
+    known = {name: {digest} for name, digest in zip(names, digests, strict=True)}
     for name, digest in _left(after).items():
         if name in base.tensors and base.tensors[name].digest() != digest:
             raise ChipError(f"{base.directory} does not carry what --after names: {name} is not as it would leave it")

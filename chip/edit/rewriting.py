@@ -5,7 +5,7 @@ A block of one tensor is in memory at a time, whatever the model's size.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ import numpy as np
 
 from chip.edit.change import Change
 from chip.edit.edit import Edit
+from chip.edit.threads import each
 from chip.errors import ChipError
 from chip.files import write_all
 from chip.models.checkpoint import Checkpoint
@@ -58,14 +59,19 @@ class Applying:
             change.refuse_misfit(stored.shape)
 
     def write(self, base: Checkpoint, directory: Path) -> dict[str, str]:
-        left = [dict[str, str]() for _ in self.edits]
-        for name, steps in _steps(self.edits).items():
+        steps = _steps(self.edits)
+
+        def write(name: str) -> list[str]:
             stored = base.tensors[name]
-            digests = _edited_digests(stored, list(steps.values()), _within(stored, base, directory))
-            for number, digest in zip(steps, digests, strict=True):
+            return _edited_digests(stored, list(steps[name].values()), _within(stored, base, directory))
+
+        digests = dict(zip(steps, each(write, list(steps), _size(base, steps)), strict=True))
+        left = [dict[str, str]() for _ in self.edits]
+        for name, found in digests.items():
+            for number, digest in zip(steps[name], found, strict=True):
                 left[number][name] = digest
         self.edits = tuple(replace(edit, edited=digests) for edit, digests in zip(self.edits, left, strict=True))
-        return {name: digest for digests in left for name, digest in digests.items()}
+        return {name: found[-1] for name, found in digests.items()}
 
 
 class Restoring:
@@ -108,10 +114,17 @@ def edited_blocks(stored: StoredTensor, steps: Sequence[Change], start: int, sto
 
 def edited_digests(base: Checkpoint, edits: Sequence[Edit]) -> dict[str, str]:
     """The digests of the tensors that edits change, after all of them; nothing is written."""
-    return {
-        name: _edited_digests(base.tensors[name], list(steps.values()), None)[-1]
-        for name, steps in _steps(edits).items()
-    }
+    steps = _steps(edits)
+
+    def last(name: str) -> str:
+        return _edited_digests(base.tensors[name], list(steps[name].values()), None)[-1]
+
+    return dict(zip(steps, each(last, list(steps), _size(base, steps)), strict=True))
+
+
+def _size(base: Checkpoint, names: Iterable[str]) -> int:
+    """Bytes that tensors take."""
+    return sum(base.tensors[name].stop - base.tensors[name].start for name in names)
 
 
 def _steps(edits: Sequence[Edit]) -> dict[str, dict[int, Change]]:

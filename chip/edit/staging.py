@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from chip.edit.threads import each
 from chip.errors import ChipError
 from chip.files import explained, hidden, lock_of, locked, sync
 
@@ -45,8 +46,9 @@ class StagedDirectory:
 
     def sync(self) -> None:
         """Have all that was written on disk."""
-        for path in (*sorted(self.directory.rglob("*")), self.directory):
-            sync(path)
+        paths = sorted(self.directory.rglob("*"))
+        each(sync, paths, sum(path.stat().st_size for path in paths))
+        sync(self.directory)
 
     def commit(self) -> None:
         """Rename the finished directory, which was synced, into place; what it replaces goes only then."""

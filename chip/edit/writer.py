@@ -16,6 +16,7 @@ from chip.edit.outputs import files_carried, refuse_existing
 from chip.edit.proof import Proof, prove
 from chip.edit.rewriting import Rewriting
 from chip.edit.staging import StagedDirectory
+from chip.edit.threads import beside
 from chip.errors import ChipError
 from chip.files import explained, journal_of, lock_of, locked, sync
 from chip.models.checkpoint import Checkpoint
@@ -78,8 +79,9 @@ class StagedCheckpoint:
             held.enter_context(self._staged)
             self.recovered = self._staged.recovered
             with explained(self._out):
-                self._copy()
-                self._written = self._rewriting.write(self._base, self.directory)
+                self._create_files()
+                with beside(self._copier.fill, self._copier.stop, self._copier.waiting):
+                    self._written = self._rewriting.write(self._base, self.directory)
                 self._staged.sync()
             self.copied = self._copier.ways
             self._held = held.pop_all()
@@ -99,17 +101,14 @@ class StagedCheckpoint:
         refuse_existing(self._out, self._base.directory, force=self._force)
         self._staged.commit()
 
-    def _copy(self) -> None:
+    def _create_files(self) -> None:
         edited: dict[Path, list[tuple[int, int]]] = {}
         for stored in (self._base.tensors[name] for name in self._rewriting.tensors):
             edited.setdefault(stored.file, []).append((stored.start, stored.stop))
         for source in files_carried(self._base):
             target = self.directory / source.relative_to(self._base.directory)
             os.makedirs(target.parent, exist_ok=True)
-            if source in edited:
-                self._copier.copy_but(source, target, edited[source])
-            else:
-                self._copier.copy(source, target)
+            self._copier.create(source, target, edited.get(source, ()))
 
 
 class CheckpointInPlace:
