@@ -111,7 +111,7 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
     restoring = Restoring(base, tuple(dict.fromkeys(name for edit in edits for name in edit.tensors)))
     with _written(request, edited, restoring) as written:
         proof = written.prove()
-        write_receipt(receipt, _receipt(edits, proof, written.copied), request.sign)
+        write_receipt(receipt, _receipt(edits, edited, base, proof, written.copied), request.sign)
         written.commit()
     return Reverted(out, receipt, proof)
 
@@ -127,11 +127,11 @@ def _written(request: RevertRequest, edited: Checkpoint, restoring: Restoring) -
     return StagedCheckpoint(edited, restoring, request.out, force=request.force, link=request.link)
 
 
-def _receipt(edits: Sequence[Edit], proof: Proof, copied: str) -> dict[str, Any]:
-    """What an edit's receipt says, with before and after changed places."""
-    content = described(edits, proof, copied)
-    turned = {name: {"before": one["after"], "after": one["before"]} for name, one in content["tensors"].items()}
-    return {"action": "revert", **content, "tensors": turned}
+def _receipt(edits: Sequence[Edit], edited: Checkpoint, base: Checkpoint, proof: Proof, copied: str) -> dict[str, Any]:
+    """A receipt whose tensors go from how the edits left them to how they are in the base."""
+    names = sorted({name for edit in edits for name in edit.tensors})
+    turned = {name: {"before": edited.tensor_digests[name], "after": base.tensor_digests[name]} for name in names}
+    return {"action": "revert", **described(edits, proof, copied), "tensors": turned}
 
 
 def _loaded(paths: Sequence[Path]) -> tuple[Edit, ...]:
