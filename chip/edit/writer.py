@@ -7,19 +7,17 @@ either no output or the complete one. Names, order, dtypes, headers and shards s
 import os
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-import numpy as np
 
 from chip.edit.change import Change
 from chip.edit.edit import Edit
 from chip.errors import ChipError
 from chip.files import explained
 from chip.models.checkpoint import INDEX, PICKLES, Checkpoint
-from chip.models.stored import DTYPES, rounded
+from chip.models.matrix import Piece, RoundingError
+from chip.models.stored import DTYPES
 
 _TRAINING = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state")
 _TELLING = {
@@ -81,6 +79,8 @@ class StagedCheckpoint:
         refuse_existing(out, base.directory, force=force)
         self.base, self.edit, self.out, self.force = base, edit, out, force
         self.directory = Path()
+        self.rounding = RoundingError()
+        """What fp8 took from the edit, once it is written; nothing where all that is edited is stored as it is."""
 
     def __enter__(self) -> Self:
         with explained(self.out):
@@ -130,21 +130,29 @@ class StagedCheckpoint:
         _sync(self.directory)
 
     def _rewrite(self, change: Change) -> None:
-        stored = self.base.tensors.get(change.tensor)
-        if stored is None:
+        if change.tensor not in self.base.tensors:
             raise ChipError(f"the edit changes {change.tensor}, which {self.base.directory} does not store")
+        stored = self.base.matrix(change.tensor)
         change.refuse_misfit(stored.shape)
-        copy = replace(stored, file=self.directory / stored.file.relative_to(self.base.directory))
-        with copy.file.open("r+b") as handle:
-            for start, stop in stored.blocks():
-                edited = rounded(change.added(stored.read_rows(start, stop), start), DTYPES[stored.dtype])
-                if not np.isfinite(edited).all():
-                    raise ChipError(f"the edit of {change.tensor} overflows {stored.dtype}; nothing was written")
-                handle.seek(stored.start + start * stored.row_bytes)
-                handle.write(edited.tobytes())
-                handle.flush()
-                if copy.read_rows(start, stop).tobytes() != edited.tobytes():
-                    raise ChipError(f"{change.tensor} reads back differently from what was written to {copy.file}")
+        edited = stored.fitted(
+            (start, change.added(stored.read_rows(start, stop), start)) for start, stop in stored.blocks()
+        )
+        for start, stop in edited.blocks():
+            rows = change.added(edited.read_rows(start, stop), start)
+            for piece in edited.encode(rows, start):
+                self._put(piece)
+            if edited.dtype not in DTYPES:
+                self.rounding += edited.rounding_error(rows, start)
+
+    def _put(self, piece: Piece) -> None:
+        copy = self.directory / piece.tensor.file.relative_to(self.base.directory)
+        with copy.open("r+b") as handle:
+            handle.seek(piece.start)
+            handle.write(piece.data)
+            handle.flush()
+            handle.seek(piece.start)
+            if handle.read(len(piece.data)) != piece.data:
+                raise ChipError(f"{piece.tensor.name} reads back differently from what was written to {copy}")
 
     def _remove(self) -> None:
         if self.directory != Path():
