@@ -8,7 +8,7 @@ from typing import Any
 from chip.errors import ChipError
 from chip.files import file_digest
 from chip.models.matrix import Matrix, Plain, scaled
-from chip.models.quantised import block_size, refuse_quantised, refuse_quantised_tensors, scale_names
+from chip.models.quantised import block_size, quantisation, refuse_quantised, refuse_quantised_tensors, scale_names
 from chip.models.stored import StoredTensor, read_header, read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -30,6 +30,11 @@ class Checkpoint:
         self.config = self._read_config()
         self._copies = self._read_tensors()
         self.tensors = {name: copies[0] for name, copies in self._copies.items()}
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether some of its weights are stored as fp8 with scales."""
+        return quantisation(self.config) is not None
 
     def matrix(self, name: str) -> Matrix:
         """A tensor as the values that it holds, with every copy of it and its scales.

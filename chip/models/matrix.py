@@ -52,6 +52,14 @@ class RoundingError:
         """The same relative to the change itself: above 1, more was rounded than was changed."""
         return math.sqrt(self.off / self.change) if self.change else 0.0
 
+    @property
+    def described(self) -> str:
+        """The same as a sentence."""
+        return (
+            f"fp8 holds what was meant to a relative error of {self.relative:.1%}, which is {self.of_change:.1%} of the "
+            "size of the change"
+        )
+
     def __add__(self, other: "RoundingError") -> "RoundingError":
         return RoundingError(self.off + other.off, self.meant + other.meant, self.change + other.change)
 
@@ -203,7 +211,7 @@ class Scaled(Matrix):
 
     @cached_property
     def _stored(self) -> Array:
-        """The scales as they are stored, (R, C)."""
+        """The scales as they are stored, (R, C); as they were, where this matrix is written over itself."""
         rows, columns = (-(-size // step) for size, step in zip(self.shape, self.block, strict=True))
         scales = self.scales[0].read().reshape(rows, columns)
         values = scales.astype(np.float64)
@@ -224,12 +232,10 @@ class Scaled(Matrix):
 
     def _encoded(self, rows: Array, start: int) -> Array:
         stop = start + len(rows)
-        old, before, after = self.codes[0].read_rows(start, stop), self._stored, self._scales
-        scales = self._spread(after, start, stop)
-        same = (rows == old.astype(np.float32) * self._spread(before, start, stop)) & (
-            scales == self._spread(before, start, stop)
-        )
-        codes = np.where(same, old, rounded(_quotient(rows, scales.astype(np.float64)), E4M3))
+        old = self.codes[0].read_rows(start, stop)
+        before, after = (self._spread(scales, start, stop) for scales in (self._stored, self._scales))
+        same = (rows == old.astype(np.float32) * before) & (before == after)
+        codes = np.where(same, old, rounded(_quotient(rows, after.astype(np.float64)), E4M3))
         if not np.isfinite(codes.astype(np.float32)).all():
             raise _overflow(self)
         return codes

@@ -107,13 +107,13 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
         solved = solve(problem)
         if request.dry_run:
             return EditResult(solved.sites)
-        return _write(prepared, solved, groups, wholes(groups), None, before, salt, track)
+        return _write(prepared, solved, groups, wholes(groups), None, before, salt, track, notice)
     tuner = Tuner(problem, groups, before, request.tuning)
     tuning, solved = choose_strength(tuner, prepared.space, request.tuning, track)
     if request.dry_run:
         return EditResult(solved.sites, tuning=tuning, verdict=tuner.judge(solved, halved=tuning.halved))
     parts = tuner.parts if tuning.halved else wholes(groups)
-    return _write(prepared, solved, groups, parts, tuning, before, salt, track)
+    return _write(prepared, solved, groups, parts, tuning, before, salt, track, notice)
 
 
 def _say_if_unknown(before: Answers, notice: Notice) -> None:
@@ -165,6 +165,7 @@ def _write(
     before: Answers,
     salt: bytes,
     track: Track,
+    notice: Notice,
 ) -> EditResult:
     """Write the edited checkpoint, ask it, and only then put it into place beside its receipt."""
     request, out = prepared.request, prepared.plan.out
@@ -174,6 +175,8 @@ def _write(
         table: tuple[Row, ...] = ()
         verdict: Verdict | None = None
         edited = Checkpoint(staged.directory)
+        if staged.rounding.meant:
+            notice(staged.rounding.described)
         if request.verify:
             prepared.loaded.model.to("cpu")  # type: ignore[arg-type]  # an accelerator may not hold both
             again = load_model(edited, request.device, request.dtype)
