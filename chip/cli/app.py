@@ -11,6 +11,7 @@ from chip.cli.config import read_defaults
 from chip.cli.demo import demo
 from chip.cli.edit import edit
 from chip.cli.inspect import inspect
+from chip.cli.merge import merge
 from chip.version import VERSION
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (edit, collect, audit, inspect, demo):
+for verb in (edit, collect, audit, inspect, merge, demo):
     app.command()(verb)
 
 

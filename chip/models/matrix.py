@@ -56,7 +56,7 @@ class RoundingError:
     def described(self) -> str:
         """The same as a sentence."""
         return (
-            f"fp8 holds what was meant to a relative error of {self.relative:.1%}, which is {self.of_change:.1%} of the "
+            f"fp8 holds what was meant to a relative error of {self.relative:.1%}, {self.of_change:.1%} of the "
             "size of the change"
         )
 

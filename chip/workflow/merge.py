@@ -1,0 +1,71 @@
+"""`chip merge`: write a LoRA adapter into its base model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chip.edit import StagedCheckpoint, refuse_existing, save_edits
+from chip.edit.merge import adapter_edit
+from chip.edit.writer import files_left_behind
+from chip.errors import ChipError
+from chip.files import file_digest, refuse_foreign
+from chip.models.checkpoint import Checkpoint
+from chip.models.loading import resolve_model
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge wrote: the checkpoint, the edit where it was kept, how many tensors changed, what was not carried
+    from the base, and what is to be known of it."""
+
+    out: Path
+    edit: Path | None
+    tensors: tuple[str, ...]
+    left_behind: tuple[str, ...]
+    notices: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain values."""
+        return {
+            "out": str(self.out),
+            "edit": None if self.edit is None else str(self.edit),
+            "tensors": list(self.tensors),
+            "left_behind": list(self.left_behind),
+            "notices": list(self.notices),
+        }
+
+
+def merge(adapter: str, base: str, out: Path, *, edit_out: Path | None = None, force: bool = False) -> MergeResult:
+    """Write the base model with the adapter added to it. On any failure nothing is left at the output."""
+    source = resolve_model(adapter)
+    checkpoint = Checkpoint(resolve_model(base))
+    refuse_existing(out, checkpoint.directory, force=force)
+    refuse_existing(out, source, force=force)
+    if edit_out is not None:
+        for directory in (out, checkpoint.directory):
+            if edit_out.resolve().is_relative_to(directory.resolve()):
+                raise ChipError(f"--edit-out {edit_out} lies inside {directory}; name a file outside of it")
+        refuse_foreign(edit_out)
+    edit = adapter_edit(source, checkpoint)
+    notices = []
+    if other := _other_files(source, checkpoint.directory):
+        notices.append(f"the adapter brings other files of these names, the base's are kept: {', '.join(other)}")
+    with StagedCheckpoint(checkpoint, edit, out, force=force) as staged:
+        if staged.rounding.meant:
+            notices.append(staged.rounding.described)
+        if edit_out is not None:
+            save_edits([edit], edit_out)
+        try:
+            staged.commit()
+        except BaseException:
+            if edit_out is not None:
+                edit_out.unlink(missing_ok=True)
+            raise
+    return MergeResult(out, edit_out, edit.tensors, tuple(files_left_behind(checkpoint)), tuple(notices))
+
+
+def _other_files(adapter: Path, base: Path) -> list[str]:
+    """Files that both directories hold, such as the tokenizer's, and that differ."""
+    both = (path for path in sorted(adapter.iterdir()) if path.is_file() and (base / path.name).is_file())
+    telling = (path for path in both if path.suffix in (".json", ".jinja", ".model", ".txt"))
+    return [path.name for path in telling if file_digest(path) != file_digest(base / path.name)]
