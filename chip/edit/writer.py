@@ -54,12 +54,13 @@ def files_left_behind(checkpoint: Checkpoint) -> list[str]:
     """Files that an edited checkpoint does not carry, relative to its directory.
 
     Whatever may hold the weights as they were before: other weight files, pickles, checkpoints of the training within
-    the directory, archives, hidden files; and optimizer states and receipts.
+    the directory, archives, hidden files; optimizer states and receipts; and all that is no file: links to directories
+    or to nothing, pipes, sockets and devices. Links to files are followed.
     """
-    edited = {tensor.file for tensor in checkpoint.tensors.values()}
-    files = (path for path in sorted(checkpoint.directory.rglob("*")) if path.is_file() and path not in edited)
-    names = (path.relative_to(checkpoint.directory) for path in files)
-    return [str(name) for name in names if _stays_behind(name)]
+    edited = checkpoint.files
+    paths = (path for path in sorted(checkpoint.directory.rglob("*")) if path not in edited)
+    names = [(path, path.relative_to(checkpoint.directory)) for path in paths if path.is_symlink() or not path.is_dir()]
+    return [str(name) for path, name in names if not path.is_file() or _stays_behind(name)]
 
 
 def _stays_behind(name: Path) -> bool:

@@ -116,11 +116,15 @@ class Checkpoint:
             raise ChipError(f"{index} names {missing[0]}, which is not there")
         return [self.directory / name for name in sorted(set(weight_map.values()))], weight_map
 
+    @property
+    def files(self) -> set[Path]:
+        """The files that hold its tensors."""
+        return {tensor.file for copies in self._copies.values() for tensor in copies}
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over config and weight files: what statistics and edits are tied to."""
-        files = {tensor.file for copies in self._copies.values() for tensor in copies}
-        return _files_digest(files | {self.directory / "config.json"})
+        return _files_digest(self.files | {self.directory / "config.json"})
 
     @cached_property
     def prompts_digest(self) -> str:

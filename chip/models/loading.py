@@ -91,6 +91,8 @@ def resolve_model(name: str | Path) -> Path:
     """The directory of a model: a local one, or that of a hub id which is already in the local cache."""
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).suffix == ".gguf":
+        raise ChipError(f"{name} is a file, quantised as GGUF; edit the unquantised model, then convert it again")
     try:
         return Path(snapshot_download(str(name), local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as problem:

@@ -92,7 +92,9 @@ def _method(found: dict[str, Any]) -> str:
         return f"compressed-tensors ({', '.join(kinds) or found.get('format')})"
     if method is None and (found.get("load_in_4bit") or found.get("load_in_8bit")):
         return "bitsandbytes"
-    return _NAMES.get(str(method), str(method))
+    if method is None:
+        return "a method that its config does not name"
+    return "fp8 with experts in fp4" if method == "fp8" else _NAMES.get(str(method), str(method))
 
 
 def _schemes(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
