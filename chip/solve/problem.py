@@ -15,8 +15,8 @@ from chip.edit import Change, Edit
 from chip.errors import ChipError, UsageError
 from chip.hierarchy import Hierarchy, Record, Split
 from chip.models.loading import LoadedModel
+from chip.models.matrix import Matrix
 from chip.models.sites import Site, StoredSite, choose_layers, layer_count
-from chip.models.stored import StoredTensor
 from chip.progress import Track, silent
 from chip.settings import EditSettings
 from chip.solve.bases import MetricBases
@@ -136,7 +136,7 @@ def weight_change(stored: StoredSite, left: Tensor, right: Tensor | None, rows: 
     return change(stored.weight, right.T, left.T)
 
 
-def change(tensor: StoredTensor, left: Tensor, right: Tensor | None, rows: Tensor | None = None) -> Change:
+def change(tensor: Matrix, left: Tensor, right: Tensor | None, rows: Tensor | None = None) -> Change:
     """A change as the edit keeps it: float32 factors, away from any device."""
 
     def array(value: Tensor, dtype: torch.dtype = torch.float32):  # type: ignore[no-untyped-def]

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chip.models.stored import StoredTensor
+from chip.models.matrix import Matrix
 from chip.solve import orthogonal
 from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, weight_change
 
@@ -35,6 +35,6 @@ def solve_orthogonal(problem: Problem) -> Solved:
     return as_edit(problem, changes, reports)
 
 
-def _stored(tensor: StoredTensor) -> Tensor:
+def _stored(tensor: Matrix) -> Tensor:
     """A tensor as the checkpoint holds it, whatever dtype the model was loaded in, in float64."""
     return torch.from_numpy(tensor.read().astype(np.float64))

@@ -12,7 +12,6 @@ from chip.collect.team import launched
 from chip.edit import (
     Applying,
     CheckpointInPlace,
-    Edit,
     StagedCheckpoint,
     WrittenCheckpoint,
     save_edits,
@@ -196,6 +195,8 @@ def _write(
         proof = written.prove()
         table: tuple[Row, ...] = ()
         verdict: Verdict | None = None
+        if applying.rounding.meant:
+            notice(applying.rounding.described)
         if request.verify:
             prepared.loaded.model.to("cpu")  # type: ignore[arg-type]  # an accelerator may not hold both
             again = load_model(Checkpoint(written.directory, unfinished=True), request.device, request.dtype)
@@ -216,7 +217,7 @@ def _write(
         try:
             write_receipt(
                 prepared.plan.receipt,
-                _receipt(prepared, applying.edits[0], result, proof, written.copied),
+                _receipt(prepared, applying, result, proof, written.copied),
                 request.sign,
             )
             beside.append(prepared.plan.receipt)
@@ -276,11 +277,13 @@ def _space(request: EditRequest, loaded: LoadedModel) -> Space:
     return space
 
 
-def _receipt(prepared: PreparedEdit, edit: Edit, result: EditResult, proof: Proof, copied: str) -> dict[str, Any]:
+def _receipt(
+    prepared: PreparedEdit, applying: Applying, result: EditResult, proof: Proof, copied: str
+) -> dict[str, Any]:
     found = result.as_json()
     return {
         "action": "edit",
-        **described([edit], proof, copied),
+        **described(applying.edits, proof, copied, applying.rounding),
         "records": dict(prepared.plan.records),
         "sites": found["sites"],
         "verification": found["rows"],
