@@ -42,16 +42,12 @@ def weights(held: int, target: int = TARGET, strength: float = 1.0, retained: in
     )
 
 
-FROM_EACH = torch.arange(TARGET, 2 * TARGET)
-"""The counterparts of the target's tokens."""
-
-
 class TestOneSite:
     weight, keys, lacking = drawn(0, OUTPUTS, INPUTS), drawn(1, TOKENS, INPUTS), drawn(2, TOKENS, OUTPUTS)
 
     def test_it_solves_the_normal_equations(self) -> None:
         w = weights(TOKENS - TARGET).raised(torch.arange(TOKENS) % 5 == 0)
-        found = solve_site(self.weight, self.keys, FROM_EACH, self.lacking, w, None, RIDGE, 1.0)
+        found = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE, 1.0)
         x, r = self.keys.numpy(), self.lacking.numpy()
         omega = np.concatenate([w.target, w.retain]) * w.heavier.numpy()
         retained = x[TARGET:].T @ (x[TARGET:] * w.retain.numpy()[:, None])
@@ -63,7 +59,7 @@ class TestOneSite:
 
     def test_nothing_lacking_changes_nothing(self) -> None:
         nothing = torch.zeros_like(self.lacking)
-        found = solve_site(self.weight, self.keys, FROM_EACH, nothing, weights(TOKENS - TARGET), None, RIDGE, 1.0)
+        found = solve_site(self.weight, self.keys, nothing, weights(TOKENS - TARGET), None, RIDGE, 1.0)
         assert found.rank == 0
         assert not found.delta.any()
 
@@ -72,7 +68,7 @@ class TestOneSite:
         others = TOKENS - TARGET - 10
         lacking = self.lacking.clone()
         lacking[-others:] = 0
-        all_held = solve_site(self.weight, self.keys, FROM_EACH, lacking, weights(TOKENS - TARGET), None, RIDGE, 1.0)
+        all_held = solve_site(self.weight, self.keys, lacking, weights(TOKENS - TARGET), None, RIDGE, 1.0)
         rows = self.keys[-others:]
         unheld: SecondMoments = Moments(rows.T @ rows, rows.sum(0), others)
         if sketched:
@@ -82,7 +78,6 @@ class TestOneSite:
         few = solve_site(
             self.weight,
             self.keys[:-others],
-            FROM_EACH,
             lacking[:-others],
             weights(10, retained=TOKENS - TARGET),
             unheld,
@@ -104,8 +99,8 @@ class TestOneSite:
             missing = (self.lacking - self.keys @ delta.T).square().sum(1)
             return float(omega @ missing + ridge * delta.square().sum())
 
-        found = solve_site(self.weight, self.keys, FROM_EACH, self.lacking, w, None, RIDGE, kept)
-        whole = solve_site(self.weight, self.keys, FROM_EACH, self.lacking, w, None, RIDGE, 1.0)
+        found = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE, kept)
+        whole = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE, 1.0)
         nothing = torch.zeros_like(self.weight)
         gains = [objective(nothing) - objective(one.delta) for one in (found, whole)]
         assert gains[0] >= kept * gains[1] * (1 - 1e-12)
@@ -120,7 +115,7 @@ class TestOneSite:
         plain = weights(TOKENS - TARGET)
         left = []
         for w in (plain, plain.raised(slipping), plain.raised(slipping).raised(slipping)):
-            found = solve_site(self.weight, self.keys, FROM_EACH, self.lacking, w, None, RIDGE, 1.0)
+            found = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE, 1.0)
             left.append(float((self.lacking - self.keys @ found.delta.T)[TARGET + 3].norm()))
         assert left[0] > left[1] > left[2]
 

@@ -187,10 +187,8 @@ def _round(
         lacking = before.aims[site.name] - flow.leaving
         unheld = before.unheld[site.name]
         weight = live.to(flow.given)
-        counterparts, settings = before.tokens.counterparts, problem.settings
-        found = solve_site(
-            weight, flow.given, counterparts, lacking, weights, unheld, settings.own_ridge, settings.gain
-        )
+        settings = problem.settings
+        found = solve_site(weight, flow.given, lacking, weights, unheld, settings.own_ridge, settings.gain)
         live.copy_(weight + found.delta)
         changes[site.name] = found.to("cpu")
         next(steps)

@@ -40,8 +40,8 @@ class SiteChange:
     left: Tensor
     right: Tensor
     keys: Tensor
-    relative: float = 0.0
-    distortion: float = 0.0
+    relative: float
+    distortion: float
 
     @property
     def delta(self) -> Tensor:
@@ -61,7 +61,6 @@ class SiteChange:
 def solve_site(
     weight: Tensor,
     keys: Tensor,
-    counterparts: Tensor,
     lacking: Tensor,
     weights: Weights,
     unheld: SecondMoments | None,
@@ -74,7 +73,8 @@ def solve_site(
 
     U the sum over the retained tokens that are not among the rows, n the number of all that are retained, M the
     second moment of what is retained, weighted as the metric of the oblique projection; of as few directions as hold
-    the share `kept` of what it gains. The first T tokens, the target's, have their counterparts (T,) among the N.
+    the share `kept` of what it gains. The first T tokens are the target's: what they are sent to is kept where it is on
+    other weights.
     """
     retain, target = weights.retain.to(keys), weights.target.to(keys)
     omega = torch.cat([target, retain]) * weights.heavier.to(keys)
@@ -100,20 +100,19 @@ def solve_site(
         moment = rows.T @ rows if outer is None else torch.addmm(outer, rows.T, rows)
         delta = DenseMetric(moment, floor * len(moment) / float(moment.trace())).solve(wanted).T
     left, right = _principal(delta, wanted, kept)
-    target_keys = keys[: len(target)]
-    sent = (right @ weighted[: len(target)].T) @ (target_keys - keys[counterparts.to(keys.device)])
-    found = SiteChange(left, right, sent)
+    sent = (right @ weighted[: len(target)].T) @ keys[: len(target)]
+    delta = left @ right
     altered, whole = (
-        _energy(matrix, held, others, outer) + level * float(matrix.square().sum()) for matrix in (found.delta, weight)
+        _energy(matrix, held, others, outer) + level * float(matrix.square().sum()) for matrix in (delta, weight)
     )
-    return replace(found, relative=float(found.delta.norm() / weight.norm()), distortion=altered / whole)
+    return SiteChange(left, right, sent, float(delta.norm() / weight.norm()), altered / whole)
 
 
 def _principal(delta: Tensor, wanted: Tensor, kept: float) -> tuple[Tensor, Tensor]:
     """The fewest directions of Δ = wantedᵀ A⁻¹ (D, d) with the share `kept` of tr(Δ A Δᵀ): left (D, r), right (r, d).
 
     That trace is what Δ takes off the quadratic form it minimises, and dropping directions gives back what they hold of
-    it. With Δ A Δᵀ = Δ wanted = U S² Uᵀ they are the first columns of U S, and the rows of S⁻¹ Uᵀ Δ, orthonormal in A.
+    it. With Δ A Δᵀ = Δ wanted = V S² Vᵀ they are the first columns of V S, and the rows of S⁻¹ Vᵀ Δ, orthonormal in A.
     """
     wide = widest(delta.device)
     gain = delta.to(wide) @ wanted.to(wide)
