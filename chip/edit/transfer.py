@@ -66,7 +66,7 @@ def _refuse_unless(change: Change, fits: bool) -> None:
 
 
 def _fits_projection(found: Projected, shape: tuple[int, int]) -> bool:
-    outputs = shape[::-1][0] if found.transposed else shape[0]
+    outputs = shape[1] if found.transposed else shape[0]
     if found.rows is None:
         return bool(found.basis.shape[1] == outputs)
     return len(found.rows) == found.basis.shape[1] and bool(np.all((found.rows >= 0) & (found.rows < outputs)))

@@ -4,6 +4,7 @@ have for a tensor, with what they are derived from on other weights (docs/mathem
 import torch
 from torch import Tensor
 
+from chip.collect.statistics import accumulator_dtype
 from chip.edit import Change, Projected, Redirected
 from chip.errors import ChipError
 from chip.models.sites import StoredSite
@@ -50,10 +51,11 @@ def projected(projection: Projection, *, transposed: bool = False) -> Projected:
 def redirected(stored: StoredSite, weight: Tensor, keys: Tensor, basis: Tensor | None = None) -> Redirected:
     """How what sends keys (r, d) elsewhere is derived from weights other than `weight` (D, d), which it was solved on.
 
-    Outputs are those of the keys as they are kept, so that on the same weights nothing but their own rounding is left.
+    Outputs are those of the keys as they are kept, so that on the same weights nothing but their own rounding is left;
+    computed where the weight is, in 64 bits on a CPU.
     """
-    kept = keys.float()
-    outputs = weight.to(keys) @ kept.to(keys).T
+    kept, dtype = keys.float(), accumulator_dtype(weight.device)
+    outputs = weight.to(dtype) @ kept.to(weight.device, dtype).T
     return Redirected(
         _numbers(kept), _numbers(outputs), None if basis is None else _numbers(basis), stored.site.transposed
     )

@@ -15,7 +15,8 @@ def refuse_held(problem: Problem, sites: Sequence[Site], tokens: int) -> None:
     """Raise ChipError where the `tokens` of the target's and the held records take more than is free.
 
     Of d inputs and D outputs: aims (N, D) of all sites, and their weights (D, d) once more, to be put back; of the site
-    that is solved, keys three times, (N, d), a moment four times, (d, d), and the change nine times, (D, d), four of them for 64 bits.
+    that is solved, keys three times, (N, d), a moment four times, (d, d), and the change nine times, (D, d), four of
+    which are its two factors in 64 bits.
     """
     size = accumulator_dtype(problem.loaded.device).itemsize
     widths = [site.widths(problem.loaded.model) for site in sites]
