@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from chip.edit import Change, Edit, load_edits, save_edits
 from chip.edit.adapter import CONFIG, WEIGHTS, write_adapter
-from chip.errors import ChipError
+from chip.edit.transfer import transferred
+from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model
 from chip.records import read_records
@@ -74,7 +75,7 @@ class TestPeft:
     ) -> None:
         edited = run_edit(llava_directory, hospital_data, tmp_path / "out", "patient_1", **values)
         file = tmp_path / "out.edit.safetensors"
-        adapted = export_adapter(file, tmp_path / "adapter", base=str(llava_directory))
+        adapted = export_adapter(file, tmp_path / "adapter", base=llava_directory)
         assert {one.parameter for one in adapted} == {change.parameter for change in edited.edit.changes}
         same_logits(edited, hospital_data, tmp_path / "adapter")
 
@@ -83,7 +84,7 @@ class TestPeft:
         self, tmp_path: Path, llama_directory: Path, text_data: Path, values: dict[str, Any]
     ) -> None:
         edited = run_edit(llama_directory, text_data, tmp_path / "out", "patient_1", **values)
-        export_adapter(tmp_path / "out.edit.safetensors", tmp_path / "adapter", base=str(llama_directory))
+        export_adapter(tmp_path / "out.edit.safetensors", tmp_path / "adapter", base=llama_directory)
         same_logits(edited, text_data, tmp_path / "adapter")
 
     def test_without_biases_it_can_be_merged(self, tmp_path: Path, llama_directory: Path, text_data: Path) -> None:
@@ -100,7 +101,7 @@ class TestPeft:
         tiny_families.write_records(data)
         edited = run_edit(base, data, tmp_path / "out", "patient_1", method="oblique", keys="both")
         assert any(change.parameter.endswith("mm_input_projection_weight") for change in edited.edit.changes)
-        export_adapter(tmp_path / "out.edit.safetensors", tmp_path / "adapter", base=str(base))
+        export_adapter(tmp_path / "out.edit.safetensors", tmp_path / "adapter", base=base)
         same_logits(edited, data, tmp_path / "adapter")
 
 
@@ -153,7 +154,7 @@ class TestFactors:
         second = run_edit(first.out, text_data, tmp_path / "two", "patient_2", method="oblique", keys="answer")
         save_edits([first.edit, second.edit], tmp_path / "both")
         assert len(load_edits(tmp_path / "both")) == 2
-        export_adapter(tmp_path / "both", tmp_path / "adapter", base=str(llama_directory))
+        export_adapter(tmp_path / "both", tmp_path / "adapter", base=llama_directory)
         written = load_model(Checkpoint(second.out), "cpu")
         found = logits(*with_adapter(llama_directory, tmp_path / "adapter"), text_data)
         torch.testing.assert_close(found, logits(written.model, written, text_data), rtol=1e-3, atol=1e-4)
@@ -185,9 +186,22 @@ class TestRefused:
     def test_a_base_that_it_was_not_solved_on(self, tmp_path: Path, llama_directory: Path, text_data: Path) -> None:
         run_edit(llama_directory, text_data, tmp_path / "out", "patient_1", method="counterpart")
         other = tiny_models.text_model(tmp_path / "other", "llama", seed=3)
-        with pytest.raises(ChipError, match="is not what the edit was solved on"):
-            export_adapter(tmp_path / "out.edit.safetensors", tmp_path / "adapter", base=str(other))
+        with pytest.raises(ChipError, match="was solved on other weights than those of"):
+            export_adapter(tmp_path / "out.edit.safetensors", tmp_path / "adapter", base=other)
         assert not (tmp_path / "adapter").exists()
+
+    def test_but_with_transfer_it_is_derived_for_that(
+        self, tmp_path: Path, llama_directory: Path, text_data: Path
+    ) -> None:
+        done = run_edit(llama_directory, text_data, tmp_path / "out", "patient_1", method="chip", layers="0-2")
+        other, file = tiny_models.text_model(tmp_path / "other", "llama", seed=3), tmp_path / "out.edit.safetensors"
+        with pytest.raises(UsageError, match="give it with --base"):
+            export_adapter(file, tmp_path / "adapter", transfer=True)
+        export_adapter(file, tmp_path / "adapter", base=other, transfer=True)
+        found = {change.tensor: change for change in transferred(done.edit, Checkpoint(other)).changes}
+        change = found["model.layers.1.mlp.down_proj.weight"]
+        assert change.rows is not None
+        np.testing.assert_allclose(product(tmp_path / "adapter")[change.rows], change.delta(), atol=1e-5)
 
 
 class TestCommand:

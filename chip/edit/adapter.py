@@ -5,11 +5,7 @@ says as much about the target as an edit file does, and is as private.
 """
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +15,9 @@ from safetensors.numpy import save
 
 from chip.edit.change import Change
 from chip.edit.edit import Edit
+from chip.edit.staging import StagedDirectory
 from chip.errors import ChipError
-from chip.files import explained, write_private
+from chip.files import write_private
 from chip.models.stored import Array
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -66,9 +63,11 @@ def write_adapter(
     _refuse_unsupported(adapted)
     weights = save(_tensors(adapted), {"format": "pt"})
     config = json.dumps(_config(adapted, base), indent=2, sort_keys=True) + "\n"
-    with _whole(directory) as partial:
-        write_private(partial / WEIGHTS, weights)
-        write_private(partial / CONFIG, config.encode())
+    with StagedDirectory(directory) as staged:
+        write_private(staged.directory / WEIGHTS, weights)
+        write_private(staged.directory / CONFIG, config.encode())
+        refuse_directory(directory, force=force)
+        staged.commit()
     return adapted
 
 
@@ -209,18 +208,3 @@ def _layers(adapted: Sequence[Adapted]) -> list[Adapted]:
             zeros = np.zeros((len(one.left), 1), np.float32), np.zeros((1, one.right.shape[1]), np.float32)
             found.append(Adapted(one.parameter, *zeros))
     return found
-
-
-@contextmanager
-def _whole(directory: Path) -> Iterator[Path]:
-    """A hidden directory to write to, which takes the place of `directory` once all of it is on disk."""
-    with explained(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.chip-partial-"))
-        try:
-            yield partial
-            if directory.exists():
-                shutil.rmtree(directory)
-            os.rename(partial, directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)

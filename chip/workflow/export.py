@@ -1,40 +1,28 @@
-"""Export: an edit file as a PEFT adapter. No model is loaded; of a base, headers and the tensors that are edited."""
+"""`chip export`: an edit file in the form that other tools load. Loads no model and imports no torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from chip.edit import Edit, load_edits
+from chip.edit import load_edits
 from chip.edit.adapter import Adapted, refuse_directory, write_adapter
-from chip.errors import ChipError
+from chip.edit.chain import fitting
+from chip.errors import UsageError
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import resolve_model
 
 
-def export_adapter(edit: Path, directory: Path, *, base: str | None = None, force: bool = False) -> tuple[Adapted, ...]:
+def export_adapter(
+    edit: Path, directory: Path, *, base: Path | None = None, transfer: bool = False, force: bool = False
+) -> tuple[Adapted, ...]:
     """Write an edit file's edits as one PEFT adapter; returns what it adds to which tensors of the module tree.
 
-    base: the model that it is for, a directory or a hub id in the local cache; the adapter then names it. Raises
-    ChipError where that is not the model that the edits were solved on, or where peft cannot carry them.
+    base: the checkpoint that it is for, which the adapter then names. Where the edits were solved on another one they
+    are derived anew for it with `transfer`. Raises ChipError where they do not fit it, or where peft cannot carry them.
     """
+    if transfer and base is None:
+        raise UsageError("--transfer derives the edit anew for a model: give it with --base")
     refuse_directory(directory, force=force)
-    edits = load_edits(edit)
-    shapes = {}
+    edits, shapes = load_edits(edit), {}
     if base is not None:
-        checkpoint = Checkpoint(resolve_model(base))
-        _refuse_other(edits, checkpoint)
+        checkpoint = Checkpoint(base)
+        edits = fitting(checkpoint, edits, transfer=transfer)
         shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
-    return write_adapter(edits, directory, shapes=shapes, base=base, force=force)
-
-
-def _refuse_other(edits: Sequence[Edit], checkpoint: Checkpoint) -> None:
-    """Raise ChipError where a tensor is not what the first edit of it was solved on."""
-    solved_on: dict[str, str] = {}
-    for edit in edits:
-        solved_on = {**edit.base, **solved_on}
-    for name, digest in solved_on.items():
-        stored = checkpoint.tensors.get(name)
-        if stored is None or stored.digest() != digest:
-            raise ChipError(
-                f"{name} of {checkpoint.directory} is not what the edit was solved on; give the model that it was "
-                "solved on as --base, or transfer the edit first"
-            )
+    return write_adapter(edits, directory, shapes=shapes, base=None if base is None else str(base), force=force)
