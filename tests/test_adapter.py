@@ -1,6 +1,8 @@
 """Adapters: peft loads them, and on the base they make the logits of the edited checkpoint."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -217,6 +219,16 @@ class TestCommand:
         assert set(digests(tmp_path / "adapter")) == {CONFIG, WEIGHTS}
         assert {mode(path) for path in (tmp_path / "adapter").iterdir()} == {0o600}
         assert {path.name for path in tmp_path.iterdir()} == {"edit", "adapter"}
+
+    def test_it_needs_no_torch(self, tmp_path: Path, file: Path) -> None:
+        code = (
+            "import sys\nfrom chip.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n"
+            "    heavy = {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
+            "    sys.exit(f'imported {heavy}' if heavy else end.code)\n"
+        )
+        command = [sys.executable, "-c", code, "export", str(file), "--peft", str(tmp_path / "adapter")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
     def test_the_same_edit_is_the_same_bytes(self, tmp_path: Path, file: Path) -> None:
         for name in ("one", "two"):

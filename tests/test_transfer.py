@@ -10,13 +10,14 @@ import pytest
 import tiny_models
 import torch
 from checkpoint_files import stored_tensors
+from command_line import chip_here
 from edits import run_edit
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from chip.edit import Change, Edit, Projected, StagedCheckpoint, load_edit, save_edits
+from chip.edit import Change, Edit, Projected, load_edit
 from chip.edit.transfer import transferred
 from chip.errors import ChipError
 from chip.models import stored
@@ -228,13 +229,16 @@ class TestWhole:
         self, tmp_path: Path, llava_directory: Path, hospital_data: Path, values: dict[str, Any]
     ) -> None:
         edit = run_edit(llava_directory, hospital_data, tmp_path / "out", "patient_1", **values).edit
-        other = Checkpoint(tiny_models.llava(tmp_path / "other", seed=1))
-        found = transferred(edit, other)
+        other = tiny_models.llava(tmp_path / "other", seed=1)
+        command = ["apply", other, tmp_path / "out.edit.safetensors", "--out", tmp_path / "written"]
+        refused = chip_here(*command)
+        assert "--transfer derives it anew" in str(refused.exception)
+        done = chip_here(*command, "--transfer", "--edit-out", tmp_path / "edit")
+        assert done.exit_code == 0, done.output
+        found = load_edit(tmp_path / "edit")
+        assert found.transferred
         assert found.base != edit.base
-        save_edits([found], tmp_path / "edit")
-        assert load_edit(tmp_path / "edit").identity == found.identity
-        with StagedCheckpoint(other, found, tmp_path / "written") as staged:
-            staged.commit()
+        assert found.identity == transferred(edit, Checkpoint(other)).identity
         written = stored_tensors(tmp_path / "written")
         for change in found.changes:
             assert torch.isfinite(written[change.tensor]).all()
