@@ -98,10 +98,11 @@ class TestPeft:
         for name, value in written.named_parameters():
             torch.testing.assert_close(merged[name].data, value.data, rtol=1e-5, atol=1e-6)
 
-    def test_a_projector_that_is_a_bare_parameter_is_carried(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("keys", ["image", "both"])
+    def test_a_projector_that_is_a_bare_parameter_is_carried(self, tmp_path: Path, keys: str) -> None:
         base, data = tiny_families.build("gemma3", tmp_path / "model"), tmp_path / "records"
         tiny_families.write_records(data)
-        edited = run_edit(base, data, tmp_path / "out", "patient_1", method="oblique", keys="both")
+        edited = run_edit(base, data, tmp_path / "out", "patient_1", method="oblique", keys=keys)
         assert any(change.parameter.endswith("mm_input_projection_weight") for change in edited.edit.changes)
         export_adapter(tmp_path / "out.edit.safetensors", tmp_path / "adapter", base=base)
         same_logits(edited, data, tmp_path / "adapter")
@@ -179,6 +180,11 @@ class TestRefused:
             with pytest.raises(ChipError, match=message):
                 write_adapter([edit_of(*changes)], tmp_path / "adapter", shapes={})
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_change_that_does_not_fit_the_base(self, tmp_path: Path) -> None:
+        change = change_of(0)
+        with pytest.raises(ChipError, match="does not fit its shape"):
+            write_adapter([edit_of(change)], tmp_path / "adapter", shapes={change.tensor: (32, 65)})
 
     def test_edits_of_different_models(self, tmp_path: Path) -> None:
         edits = [edit_of(change_of(0)), edit_of(change_of(1, right=np.ones((2, 5), np.float32)))]

@@ -91,6 +91,8 @@ def _adapted(change: Change, shapes: Shapes) -> Adapted:
         raise ChipError(
             f"the edit does not say what {change.tensor} is called in the model, as older edits did not; solve it again"
         )
+    if change.tensor in shapes:
+        change.refuse_misfit(shapes[change.tensor])
     if change.right is None:
         left, right = _factored(change.delta())
     else:
@@ -107,7 +109,6 @@ def _filled(change: Change, left: Array, shapes: Shapes) -> Array:
         raise ChipError(
             f"the edit changes some rows of {change.tensor}; say with --base of what model, for their number"
         )
-    change.refuse_misfit(shapes[change.tensor])
     filled = np.zeros((shapes[change.tensor][0], left.shape[1]), left.dtype)
     filled[change.rows] = left
     return filled
