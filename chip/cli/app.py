@@ -11,6 +11,7 @@ from chip.cli.collect import collect
 from chip.cli.config import read_defaults
 from chip.cli.demo import demo
 from chip.cli.edit import edit
+from chip.cli.export import export
 from chip.cli.inspect import inspect
 from chip.cli.merge import merge
 from chip.cli.recover import recover
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (edit, apply, verify, revert, recover, merge, collect, audit, inspect, demo):
+for verb in (edit, apply, verify, revert, recover, export, merge, collect, audit, inspect, demo):
     app.command()(verb)
 
 
