@@ -139,8 +139,9 @@ def unedited(problem: Problem) -> Unedited:
         aims[site.name] = flow.leaving
         flow.leaving[: tokens.target] = flow.leaving[tokens.counterparts.to(flow.leaving.device)]
 
-    states = run_in_step(problem.loaded, groups, sites, problem.batch_tokens, note)
-    unheld = _unheld(problem, sites, held)
+    with problem.original():
+        states = run_in_step(problem.loaded, groups, sites, problem.batch_tokens, note)
+        unheld = _unheld(problem, sites, held)
     return Unedited(groups, tokens, unheld, aims, margins(problem.loaded, groups, states))
 
 
