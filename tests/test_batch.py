@@ -13,7 +13,7 @@ from command_line import chip_here
 from edits import run_edit
 from processes import start, until
 
-from chip.edit import StagedCheckpoint, load_edit
+from chip.edit import Applying, StagedCheckpoint, load_edit
 from chip.edit.ledger import nodes_among, read_ledgers
 from chip.edit.receipt import read_salt
 from chip.errors import ChipError
@@ -89,7 +89,7 @@ class TestIndependent:
         first, second = json.loads(result.summary.read_text())["requests"]
         assert len(first["nodes"]) == 1
         assert {row["group"] for row in first["verification"]} >= {"target", "siblings", "rest"}
-        assert second["nodes"] is None
+        assert second["nodes"] == []
 
     def test_what_is_finished_is_not_done_again(
         self, tmp_path: Path, llava_directory: Path, hospital_data: Path
@@ -153,7 +153,7 @@ class TestCumulative:
         assert states(result) == ["done"] * 3
         edits = [load_edit(tmp_path / "out" / f"request-000{number}.edit.safetensors") for number in (1, 2, 3)]
         assert [edit.after for edit in edits] == [(), (edits[0].identity,), (edits[0].identity, edits[1].identity)]
-        with StagedCheckpoint(Checkpoint(model), edits, tmp_path / "applied") as staged:
+        with StagedCheckpoint(Checkpoint(model), Applying(edits), tmp_path / "applied") as staged:
             staged.commit()
         assert digests(tmp_path / "applied") == digests(tmp_path / "out" / "model")
         # By hand: each edit rounded once, to the checkpoint's own dtype.
