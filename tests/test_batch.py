@@ -156,6 +156,9 @@ class TestCumulative:
         with StagedCheckpoint(Checkpoint(model), Applying(edits), tmp_path / "applied") as staged:
             staged.commit()
         assert digests(tmp_path / "applied") == digests(tmp_path / "out" / "model")
+        files = [tmp_path / "out" / f"request-000{number}.edit.safetensors" for number in (1, 2, 3)]
+        assert chip_here("apply", model, *files, "--out", tmp_path / "again").exit_code == 0
+        assert digests(tmp_path / "again") == digests(tmp_path / "out" / "model")
         # By hand: each edit rounded once, to the checkpoint's own dtype.
         name = edits[0].changes[0].tensor
         values = Checkpoint(model).tensors[name].read()

@@ -101,13 +101,13 @@ def entry_of(receipt: Mapping[str, Any]) -> Entry | None:
 def _read(path: Path) -> Ledger:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] == FORMAT:
-            entries = tuple(_entry(one["checkpoint"], one["base"], one["nodes"]) for one in content["entries"])
-            return Ledger(entries, str(content["owner"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
+        if content["format"] != FORMAT:
+            entry = entry_of(read_receipt(path))
+            return Ledger(() if entry is None else (entry,))
+        entries = tuple(_entry(one["checkpoint"], one["base"], one["nodes"]) for one in content["entries"])
+        return Ledger(entries, str(content["owner"]))
+    except (ChipError, OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise ChipError(f"{path} is neither a ledger nor a receipt that chip wrote ({problem})") from problem
-    entry = entry_of(read_receipt(path))
-    return Ledger(() if entry is None else (entry,))
 
 
 def _entry(checkpoint: object, base: object, nodes: Sequence[object]) -> Entry:
