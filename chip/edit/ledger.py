@@ -16,6 +16,8 @@ from chip.files import write_private
 from chip.hierarchy import NodePath, outermost
 
 FORMAT = "chip-ledger-1"
+_FORGETTING = ("edit", "apply")
+"""What receipts are of; to take an edit back is to forget nothing."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,9 @@ def write_ledger(ledger: Ledger, path: Path) -> None:
 
 
 def entry_of(receipt: Mapping[str, Any]) -> Entry | None:
-    """What a receipt says as a ledger does; None where it is of no checkpoint that was written."""
+    """What a receipt says as a ledger does; None where it is of no checkpoint that has forgotten anything by it."""
     proof = receipt["proof"]
-    if proof is None:
+    if proof is None or receipt["action"] not in _FORGETTING:
         return None
     nodes = [node for edit in receipt["edits"] for node in edit["nodes"]]
     return _entry(proof["edited_digest"], proof["base_digest"], [*nodes, *receipt.get("forgotten", ())])

@@ -66,14 +66,15 @@ class Tokens:
 @dataclass(frozen=True)
 class Unedited:
     """What a request takes from the unedited model, whatever the strength: its records, encoded, and their tokens; by
-    site, the moments of the retained records that are not held, and what shall leave the site (N, D); and by how much
-    each answer token is the likeliest (N,)."""
+    site, the moments of the retained records that are not held, and what shall leave the site (N, D); by how much each
+    answer token is the likeliest (N,); and, where the model carries earlier edits, the weights without them."""
 
     groups: Sequence[EncodedGroup]
     tokens: Tokens
     unheld: Mapping[str, SecondMoments | None]
     aims: Mapping[str, Tensor]
     margins: Tensor
+    weights: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ def unedited(problem: Problem) -> Unedited:
     with problem.original():
         states = run_in_step(problem.loaded, groups, sites, problem.batch_tokens, note)
         unheld = _unheld(problem, sites, held)
-    return Unedited(groups, tokens, unheld, aims, margins(problem.loaded, groups, states))
+        moved = [site for site in sites if problem.turn and unheld[site.name] is not None]
+        weights = {site.name: site.weight(problem.loaded.model).clone() for site in moved}
+    return Unedited(groups, tokens, unheld, aims, margins(problem.loaded, groups, states), weights)
 
 
 def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup]) -> Tokens:
@@ -213,7 +216,8 @@ def _round(
         live = site.weight(loaded.model)
         lacking = before.aims[site.name] - flow.leaving
         unheld = before.unheld[site.name]
-        found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld, problem.settings.own_ridge)
+        moved = None if (base := before.weights.get(site.name)) is None else (live - base).to(flow.given)
+        found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld, problem.settings.own_ridge, moved)
         live.copy_(live.to(found.delta) + found.delta)
         changes[site.name] = replace(found, delta=found.delta.to("cpu", torch.float32))
         next(steps)
@@ -230,13 +234,15 @@ def solve_site(
     weights: Weights,
     unheld: SecondMoments | None,
     ridge: float,
+    moved: Tensor | None = None,
 ) -> SiteChange:
     """The change Δ of a weight (D, d) that solves, over tokens x (rows of `keys`, (N, d)) that lack r (N, D),
 
-        min  tr(Δ U Δᵀ) / n + Σ ω ‖Δ x − r‖² + λ tr(M)/d ‖Δ‖²,
+        min  tr((Δ + Δ₀) U (Δ + Δ₀)ᵀ) / n + Σ ω ‖Δ x − r‖² + λ tr(M)/d ‖Δ‖²,
 
     U the sum over the retained tokens that are not among the rows, n the number of all that are retained, M the
-    second moment of what is retained, weighted as the metric of the oblique projection.
+    second moment of what is retained, weighted as the metric of the oblique projection. Δ₀ is what earlier edits have
+    `moved` the weight by, (D, d): what is not held is kept as it was before them.
     """
     retain, target = weights.retain.to(keys), weights.target.to(keys)
     omega = torch.cat([target, retain]) * weights.heavier.to(keys)
@@ -251,6 +257,9 @@ def solve_site(
         case _:
             others, level = held[:0], 0.0
     outer = unheld.outer.to(keys) / retained if isinstance(unheld, Moments) else None
+    if moved is not None:
+        drawn = others.T @ (others @ moved.T) + level * moved.T
+        right = right - (drawn if outer is None else drawn + outer @ moved.T)
     energy = held.square().sum() + others.square().sum() + level * keys.shape[1]
     if outer is not None:
         energy = energy + outer.trace()

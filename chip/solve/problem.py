@@ -35,6 +35,7 @@ class Problem:
     all those that other settings of the same request may choose, which then share the memo. `bases` are factorisations
     of these statistics that several requests share. Where the model carries earlier edits, `original` makes it for a
     while what the statistics were collected on: what is to be kept is measured there, so that drift does not add up.
+    `turn` counts those edits: at every turn other records are drawn to be held, so that each has its own.
     """
 
     loaded: LoadedModel
@@ -49,6 +50,7 @@ class Problem:
     notice: Notice = warnings.warn
     bases: MetricBases | None = None
     original: Callable[[], AbstractContextManager[None]] = nullcontext
+    turn: int = 0
     memo: Memo = field(default_factory=Memo)
 
     def records(self, positions: Sequence[int]) -> list[Record]:

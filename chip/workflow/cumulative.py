@@ -166,11 +166,11 @@ class _Run:
         lies so near to that that it would come back too: it is held at its counterparts by being a target still. The
         other methods bring nothing back, and never see it.
         """
+        original, turn = self._chain.original, len(self.edits)
         if prepared.request.settings.method != "counterpart":
-            return problem_of(prepared, self._standing_now(), silent, said, original=self._chain.original)
-        everything = outermost((*self._forgotten, *prepared.split.targets))
-        split = self._everything.hierarchy.split(everything)
-        return problem_of(prepared, self._everything, silent, said, split=split, original=self._chain.original)
+            return problem_of(prepared, self._standing_now(), silent, said, original=original, turn=turn)
+        split = self._everything.hierarchy.split(outermost((*self._forgotten, *prepared.split.targets)))
+        return problem_of(prepared, self._everything, silent, said, split=split, original=original, turn=turn)
 
     def _standing_now(self) -> Standing:
         """The statistics without what was forgotten, each request's share taken off in turn."""

@@ -74,6 +74,7 @@ def problem_of(
     split: Split | None = None,
     bases: MetricBases | None = None,
     original: Callable[[], AbstractContextManager[None]] = nullcontext,
+    turn: int = 0,
 ) -> Problem:
     """The request as a solver sees it; `split` divides the records of `standing`, where those are not the request's."""
     return Problem(
@@ -89,4 +90,5 @@ def problem_of(
         notice=notice,
         bases=bases,
         original=original,
+        turn=turn,
     )
