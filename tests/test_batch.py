@@ -193,6 +193,23 @@ class TestCumulative:
         assert again.together.state == "done before"
         assert whole.together is not None
 
+    def test_a_checkpoint_of_its_own_is_replaced_and_no_other(
+        self, tmp_path: Path, llava_directory: Path, hospital_data: Path
+    ) -> None:
+        out, names = tmp_path / "out", ["patient_0", "patient_1"]
+        run_batch(llava_directory, hospital_data, out, names[0], cumulative=True)
+        # As if a run had been killed between receipt and checkpoint: the ledger still knows the one that stands.
+        (out / "model.receipt.json").unlink()
+        assert states(run_batch(llava_directory, hospital_data, out, *names, cumulative=True)) == [
+            "done before",
+            "done",
+        ]
+        (out / "model" / "config.json").write_text((out / "model" / "config.json").read_text() + "\n")
+        before = digests(out / "model")
+        with pytest.raises(ChipError, match="exists already"):
+            run_batch(llava_directory, hospital_data, out, *names, "study_2_0", cumulative=True)
+        assert digests(out / "model") == before
+
     def test_what_was_forgotten_is_nothing_to_forget(
         self, tmp_path: Path, llava_directory: Path, hospital_data: Path
     ) -> None:

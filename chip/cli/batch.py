@@ -10,14 +10,17 @@ from chip.cli.options import (
     Data,
     Device,
     Dtype,
+    Force,
     Forgotten,
     ForgottenNode,
     Json,
+    Link,
     MaxRecordsPerNode,
     MaxRetainDrop,
     MaxTargetMatch,
     ModelArgument,
     SaveEvery,
+    Sign,
     Statistics,
     StatisticsMemory,
     Trials,
@@ -67,7 +70,9 @@ def batch(
     trials: Trials = _TUNING.trials,
     max_retain_drop: MaxRetainDrop = _TUNING.max_retain_drop,
     max_target_match: MaxTargetMatch = _TUNING.max_target_match,
-    force: Annotated[bool, typer.Option(help="Replace outputs that exist and are checkpoints.")] = False,
+    force: Force = False,
+    link: Link = False,
+    sign: Sign = None,
     json: Json = False,
 ) -> None:
     """Carry out many requests: the model is loaded once, finished requests are skipped, a failed one stops no other."""
@@ -103,6 +108,8 @@ def batch(
         verify=verify,
         verify_records=verify_records,
         force=force,
+        link=link,
+        sign=sign,
     )
     prepared = prepare_batch(request)
     source = prepared.supply.source

@@ -12,6 +12,7 @@ from pathlib import Path
 from chip.collect import Wanted
 from chip.edit.journal import recover_model
 from chip.edit.outputs import refuse_inside
+from chip.edit.signature import private_key
 from chip.errors import ChipError, UsageError
 from chip.files import refuse_unwritable
 from chip.hierarchy import NodePath
@@ -55,6 +56,8 @@ class BatchRequest:
     verify: bool = True
     verify_records: int = 200
     force: bool = False
+    link: bool = False
+    sign: Path | None = None
 
     def edit(self, asked: Asked) -> EditRequest:
         """One of its requests as `chip edit` would be given it."""
@@ -77,6 +80,8 @@ class BatchRequest:
             verify=self.verify,
             verify_records=self.verify_records,
             force=self.force,
+            link=self.link,
+            sign=self.sign,
         )
 
 
@@ -119,6 +124,8 @@ def prepare_batch(request: BatchRequest, asked: tuple[Asked, ...] | None = None)
     for edit in edits.values():
         refuse_request(edit)
         refuse_inside(files_beside(edit), (request.out_dir / MODEL if edit.out is None else edit.out, directory))
+    if request.sign is not None:
+        private_key(request.sign)
     recover_model(directory)
     checkpoint = Checkpoint(directory)
     forgotten = forgotten_before(hierarchy, checkpoint, request.forgotten, request.forgotten_nodes)

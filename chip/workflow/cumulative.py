@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from chip.collect.fitting import Notice
-from chip.edit import Applying, Edit, StagedCheckpoint, save_edits
+from chip.edit import Applying, Edit, StagedCheckpoint, load_edit, save_edits
+from chip.edit.ledger import entry_of, read_ledgers
+from chip.edit.outputs import refuse_existing
 from chip.edit.receipt import described, hashed_nodes, write_receipt
 from chip.edit.staging import recover_output
 from chip.errors import ChipError
@@ -21,7 +23,7 @@ from chip.progress import silent
 from chip.solve.chain import Chain
 from chip.solve.problem import Problem
 from chip.workflow.audit import Row, ask, rows
-from chip.workflow.batch import MODEL, PreparedBatch, Tell
+from chip.workflow.batch import LEDGER, MODEL, PreparedBatch, Tell
 from chip.workflow.choosing import Choice, choose, groups_of
 from chip.workflow.edit import prepare
 from chip.workflow.opened import Opened, Standing, without
@@ -65,6 +67,9 @@ class _Run:
         self.edits: list[Edit] = []
         self._done: list[Asked] = []
         self._gone: list[tuple[NodePath, ...]] = []
+        self._replaces = _is_ours(prepared.request.out_dir, salt)
+        out = prepared.request.out_dir / MODEL
+        refuse_existing(out, prepared.opened.checkpoint.directory, force=prepared.request.force or self._replaces)
 
     @property
     def _after(self) -> tuple[str, ...]:
@@ -101,16 +106,14 @@ class _Run:
         """Write the checkpoint, unless it is there, and ask it about all that was forgotten and all that was not."""
         started, request, opened = time.monotonic(), self._prepared.request, self._prepared.opened
         out, path = request.out_dir / MODEL, request.out_dir / f"{MODEL}.receipt.json"
-        if recovered := recover_output(out):
-            self._notice(recovered)
         receipt, forget = found_receipt(path), tuple(name for one in self._done for name in one.forget)
         if [one["identity"] for one in receipt.get("edits", ())] == [*self._after] and holds(out, self._chain.digests):
             return Outcome(MODEL, 0, "done before", forget, receipt)
-        ours = out.is_dir() and bool(receipt) and receipt["proof"]["edited_digest"] == Checkpoint(out).digest
         split, settings = opened.left.split(self._forgotten), self._done[0].settings
         groups = audit_groups(opened.left, split, limit=request.verify_records, seed=settings.seed)
         applying = Applying(self.edits)
-        with StagedCheckpoint(opened.checkpoint, applying, out, force=request.force or ours) as staged:
+        force = request.force or self._replaces
+        with StagedCheckpoint(opened.checkpoint, applying, out, force=force, link=request.link) as staged:
             if [one.edited for one in applying.edits] != [one.edited for one in self.edits]:
                 raise ChipError(f"{out}: the edits in a row do not give what they gave one by one; nothing was written")
             proof, table, verdict = staged.prove(), tuple[Row, ...](), None
@@ -130,7 +133,7 @@ class _Run:
                 "verdict": None if verdict is None else verdict.as_json(),
                 "seconds": round(time.monotonic() - started, 3),
             }
-            write_receipt(path, content)
+            write_receipt(path, content, request.sign)
             staged.commit()
         return Outcome(MODEL, 0, "done", forget, found_receipt(path))
 
@@ -206,11 +209,26 @@ class _Run:
             )
         result = EditResult(choice.solved.sites, table, None, request.receipt, request.edit_out, choice.tuning, verdict)
         save_edits([edit], request.edit_out)
+        # From its file, which is read as it is needed: a hundred edits need not fit in memory.
+        self.edits[-1] = load_edit(request.edit_out)
         seconds = time.monotonic() - started
-        write_receipt(request.receipt, receipt_of(step.prepared, edit, result, self._salt, seconds, "nothing"))
+        content = receipt_of(step.prepared, edit, result, self._salt, seconds, "nothing")
+        write_receipt(request.receipt, content, request.sign)
 
     def _told(self, asked: Asked) -> Notice:
         return lambda text: self._notice(f"{asked.name}: {text}")
+
+
+def _is_ours(out_dir: Path, salt: bytes) -> bool:
+    """Whether the checkpoint that stands there is what an earlier run of a batch has left, and nobody changed it."""
+    out, ledger = out_dir / MODEL, out_dir / LEDGER
+    recover_output(out)
+    if not out.is_dir():
+        return False
+    known = {entry.checkpoint for entry in read_ledgers([ledger], salt).entries} if ledger.exists() else set()
+    receipt = found_receipt(out_dir / f"{MODEL}.receipt.json")
+    written = entry_of(receipt) if receipt else None
+    return Checkpoint(out).digest in known | ({written.checkpoint} if written else set())
 
 
 @dataclass(frozen=True)
