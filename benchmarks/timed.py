@@ -8,7 +8,7 @@ from chip.workflow import EditRequest, carry_out, prepare_edit
 def timed_edit(request: EditRequest) -> float:
     """Carry out a request; seconds of solving and writing. Collects first where statistics are missing."""
     prepared = prepare_edit(request)
-    if prepared.statistics.found is None:
+    if prepared.supply.source.found is None:
         carry_out(prepared)
         prepared = prepare_edit(request)
     started = time.perf_counter()

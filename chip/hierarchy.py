@@ -41,6 +41,12 @@ def is_under(path: NodePath, node: NodePath) -> bool:
     return path[: len(node)] == node
 
 
+def outermost(nodes: Iterable[NodePath]) -> tuple[NodePath, ...]:
+    """The nodes without those that lie below another of them, each once, in order."""
+    found = set(nodes)
+    return tuple(node for node in sorted(found) if not any(node[:depth] in found for depth in range(1, len(node))))
+
+
 def comparison_sets(paths: Sequence[NodePath], targets: Iterable[NodePath]) -> list[ComparisonSet]:
     """The parts of every target and what each is compared with (docs/mathematics.md, "Directions").
 
@@ -112,6 +118,15 @@ class Hierarchy:
     def nodes(self) -> frozenset[NodePath]:
         """Every node that holds a record, with all its ancestors; the root is left out."""
         return frozenset(path[:length] for path in set(self.paths) for length in range(1, len(path) + 1))
+
+    def outside(self, nodes: Iterable[NodePath]) -> tuple[int, ...]:
+        """Positions of the records that lie neither on these nodes nor below them."""
+        nodes = tuple(nodes)
+        return tuple(i for i, path in enumerate(self.paths) if not any(is_under(path, node) for node in nodes))
+
+    def without(self, nodes: Iterable[NodePath]) -> "Hierarchy":
+        """What is left once these nodes are gone with all that is under them: as if they had never been."""
+        return Hierarchy(self.levels, [self.records[i] for i in self.outside(nodes)])
 
     def level_of(self, node: NodePath) -> str:
         return self.levels[len(node) - 1]

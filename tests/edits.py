@@ -17,7 +17,8 @@ from chip.solve.problem import Problem, chosen_sites, wanted
 from chip.workflow import EditRequest, EditResult, PreparedEdit, carry_out, prepare_edit
 
 REQUEST_FIELDS = {
-    "statistics", "receipt", "edit_out", "device", "dtype", "verify", "verify_records", "dry_run", "force"
+    "statistics", "receipt", "edit_out", "device", "dtype", "verify", "verify_records", "dry_run", "force",
+    "forgotten", "forgotten_nodes",
 }  # fmt: skip
 
 

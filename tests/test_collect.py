@@ -368,7 +368,7 @@ class TestReuse:
         for number, values in enumerate(({}, {"method": "chip"}, {"keys": "both"}, {"keys": "image"})):
             asked = request(model, data, tmp_path / f"{number}", "patient_0", statistics=path, **values)
             prepared = prepare_edit(asked)
-            assert prepared.statistics.found is not None
+            assert prepared.supply.source.found is not None
             assert prepared.plan.statistics.endswith("(found)")
 
     def test_reused_statistics_give_the_same_edit(self, workplace: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ class TestReuse:
         default = tmp_path / "model.statistics.safetensors"
         path.rename(default)
         prepared = prepare_edit(request(model, data, tmp_path / "out", "patient_0"))
-        assert prepared.statistics.found is None
+        assert prepared.supply.source.found is None
         assert any("collected afresh" in notice for notice in prepared.plan.notices)
 
     def test_another_alpha_matters_to_pooled_sums_only(

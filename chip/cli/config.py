@@ -9,7 +9,20 @@ import typer
 from chip.errors import ChipError
 
 CONFIG = Path("chip.toml")
-_PATHS = {"data", "out", "statistics", "receipt", "edit_out", "plot", "peft", "model", "sign"}
+_PATHS = {
+    "data",
+    "out",
+    "statistics",
+    "receipt",
+    "edit_out",
+    "plot",
+    "peft",
+    "model",
+    "sign",
+    "out_dir",
+    "requests",
+    "forgotten",
+}
 
 
 def read_defaults(path: Path | None, context: typer.Context) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from chip.plan import Plan
 from chip.progress import Counted, Item
 
+_GROUPS = ("target", "siblings", "rest")
 _PARTS = {"": "", "tuning": " (tuned on)", "judging": " (judged)"}
 
 
@@ -158,6 +159,36 @@ class Printer:
         which = "all" if everything else "those that no other beats"
         self.line(f"{len(tuning.trials)} edits tried; on the half they were tuned on, {which}:")
         self.console.print(table)
+
+    def outcome(self, outcome: Any) -> None:
+        """One request of a batch, as it ends."""
+        asked = ", ".join(outcome.forget) if outcome.line else "all of them together"
+        what = f": {outcome.reason}" if outcome.reason else f", {outcome.seconds:.1f} s"
+        self.errors.print(Text(f"{outcome.name} ({asked}): {outcome.state}{what}"), soft_wrap=True)
+
+    def outcomes(self, outcomes: Sequence[Any]) -> None:
+        """Every request of a batch: whom it was about, exact match before and after by group, and how it ended."""
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for heading in ("request", "forget"):
+            table.add_column(heading, overflow="fold")
+        for heading in (*_GROUPS, "seconds"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("", overflow="fold")
+        for one in outcomes:
+            forget = ", ".join(one.forget) if one.line else f"all {len(one.forget)} together"
+            matches = (one.match(group) for group in _GROUPS)
+            missed = ", goals missed" if one.goals_met is False else ""
+            table.add_row(
+                Text(one.name),
+                Text(forget),
+                *("" if match is None else f"{match[0]:.2f} → {match[1]:.2f}" for match in matches),
+                f"{one.seconds:.1f}" if one.receipt else "",
+                Text(f"{one.state}{missed}", style="yellow" if missed or one.state == "failed" else ""),
+            )
+        self.console.print(table)
+        for one in outcomes:
+            if one.reason:
+                self.line(f"{one.name} failed: {one.reason}", style="yellow")
 
     def verdict(self, verdict: Any) -> None:
         """Whether the goals were met, and on what."""

@@ -71,6 +71,41 @@ VerifyRecords = Annotated[
     int,
     typer.Option(help="Retained records asked per group; the target is asked in full.", envvar="CHIP_VERIFY_RECORDS"),
 ]
+Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Ask the model before and after.")]
+Tune = Annotated[
+    bool | None,
+    typer.Option(
+        "--tune/--no-tune",
+        help="Search settings that you did not give; by default where the first edit misses its goals.",
+        envvar="CHIP_TUNE",
+        show_default=False,
+    ),
+]
+Trials = Annotated[int, typer.Option(help="Edits tried at most.", envvar="CHIP_TRIALS")]
+MaxRetainDrop = Annotated[
+    float, typer.Option(help="Goal: exact match that the retained records may lose.", envvar="CHIP_MAX_RETAIN_DROP")
+]
+MaxTargetMatch = Annotated[
+    float, typer.Option(help="Goal: exact match that the target may keep.", envvar="CHIP_MAX_TARGET_MATCH")
+]
+Statistics = Annotated[
+    Path | None,
+    typer.Option(help="Statistics file, reused or made; beside the output by default.", envvar="CHIP_STATISTICS"),
+]
+Forgotten = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Ledger or receipt that tells what MODEL has forgotten before; that never counts as retained.",
+        envvar="CHIP_FORGOTTEN",
+        show_default=False,
+    ),
+]
+ForgottenNode = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Node that MODEL has forgotten before, by name or path.", envvar="CHIP_FORGOTTEN_NODE", show_default=False
+    ),
+]
 
 
 def quiet_libraries() -> None:

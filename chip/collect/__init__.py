@@ -4,7 +4,7 @@ from chip.collect.collector import Collector
 from chip.collect.gathering import BATCH_TOKENS, collect
 from chip.collect.keys import answer_counts, answer_inputs, answer_outputs, encode_all, image_inputs
 from chip.collect.lockstep import Flow, margins, run_in_step
-from chip.collect.parts import added, collect_parts, part_of, sketched_rows, without
+from chip.collect.parts import added, collect_parts, part_of, sketched_rows, taken_off, without
 from chip.collect.sketch import FrequentDirections, Sketch
 from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statistics, Wanted
 
@@ -31,5 +31,6 @@ __all__ = [
     "part_of",
     "run_in_step",
     "sketched_rows",
+    "taken_off",
     "without",
 ]

@@ -82,6 +82,23 @@ def added(first: Statistics, second: Statistics, sketched: Mapping[str, int]) ->
     return Statistics(nodes, first.alpha, pooled, answer, image)
 
 
+def taken_off(whole: Statistics, part: Statistics) -> Statistics:
+    """The statistics without those of some nodes, all of whose records were counted in both.
+
+    `part` holds no pooled sums: those of its nodes are left out.
+    """
+    gone = set(part.nodes)
+    left = [place for place, node in enumerate(whole.nodes) if node not in gone]
+    pooled = {
+        name: PooledSums(sums.total[left], sums.absolute[left], sums.count[left]) for name, sums in whole.pooled.items()
+    }
+    answer, image = (
+        {name: without(total, theirs[name]) for name, total in mine.items()}
+        for mine, theirs in ((whole.answer, part.answer), (whole.image, part.image))
+    )
+    return Statistics(tuple(whole.nodes[place] for place in left), whole.alpha, pooled, answer, image)
+
+
 def sketched_rows(statistics: Statistics) -> dict[str, int]:
     """By site, the rows of those second moments that are sketches."""
     moments = {**statistics.answer, **statistics.image}

@@ -95,7 +95,7 @@ def edited_digests(base: Checkpoint, edits: Sequence[Edit]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Written:
+class Written:
     """What became of one tensor: its digest after each step, those of the stored tensors, and what rounding took."""
 
     after: tuple[str, ...]
@@ -112,22 +112,23 @@ def _steps(edits: Sequence[Edit]) -> dict[str, dict[int, Change]]:
     return steps
 
 
-def _rewritten(base: Checkpoint, edits: Sequence[Edit], directory: Path | None) -> list[_Written]:
+def _rewritten(base: Checkpoint, edits: Sequence[Edit], directory: Path | None) -> list[Written]:
     """Every tensor that edits change, in turn; written to `directory`, where one is given."""
     steps = _steps(edits)
 
-    def rewritten(name: str) -> _Written:
+    def rewritten(name: str) -> Written:
         matrix = base.matrix(name)
         if directory is None:
-            return _rewrite(matrix, list(steps[name].values()), {})
+            return rewrite(matrix, list(steps[name].values()), {})
         with _opened({one.file: _within(one, base, directory) for one in matrix.tensors}) as handles:
-            return _rewrite(matrix, list(steps[name].values()), handles)
+            return rewrite(matrix, list(steps[name].values()), handles)
 
     return each(rewritten, list(steps), sum(base.tensors[n].stop - base.tensors[n].start for n in steps))
 
 
-def _rewrite(matrix: Matrix, steps: Sequence[Change], handles: Mapping[Path, int]) -> _Written:
-    """Take one tensor through all steps, and write what the last leaves to the opened files, if there are any."""
+def rewrite(matrix: Matrix, steps: Sequence[Change], handles: Mapping[Path, int]) -> Written:
+    """Take one tensor through all steps, and write what the last leaves to the opened files (handles by the names of
+    the files that its stored tensors name), if there are any."""
     stages: list[tuple[Matrix, Change]] = []
     for change in steps:
         # What is stored with scales has to know all values before the first is written.
@@ -147,7 +148,7 @@ def _rewrite(matrix: Matrix, steps: Sequence[Change], handles: Mapping[Path, int
         for piece in pieces if handles else ():
             write_all(handles[piece.tensor.file], piece.data, piece.start)
     digests = [stage.digests(total.hexdigest()) for (stage, _), total in zip(stages, totals, strict=True)]
-    return _Written(tuple(last.combined(one) for one in digests), digests[-1], rounding)
+    return Written(tuple(last.combined(one) for one in digests), digests[-1], rounding)
 
 
 def _edited(matrix: Matrix, stages: Sequence[tuple[Matrix, Change]], change: Change) -> Iterator[tuple[int, Array]]:

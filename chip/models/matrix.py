@@ -8,7 +8,7 @@ are multiplied by, one for the whole weight, for each row or for each block: htt
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
@@ -74,6 +74,10 @@ class Matrix(ABC):
     @abstractmethod
     def tensors(self) -> tuple[StoredTensor, ...]:
         """The stored tensors whose bytes writing may change; the first is the one that bears the name."""
+
+    @abstractmethod
+    def at(self, place: Callable[[StoredTensor], StoredTensor]) -> Self:
+        """The same with one copy of each tensor, where `place` says."""
 
     @property
     def name(self) -> str:
@@ -147,6 +151,9 @@ class Plain(Matrix):
     def tensors(self) -> tuple[StoredTensor, ...]:
         return self.copies
 
+    def at(self, place: Callable[[StoredTensor], StoredTensor]) -> Self:
+        return replace(self, copies=(place(self.copies[0]),))
+
     def read_rows(self, start: int, stop: int) -> Array:
         return self.copies[0].read_rows(start, stop)
 
@@ -186,6 +193,9 @@ class Scaled(Matrix):
     @property
     def tensors(self) -> tuple[StoredTensor, ...]:
         return self.codes + self.scales
+
+    def at(self, place: Callable[[StoredTensor], StoredTensor]) -> Self:
+        return replace(self, codes=(place(self.codes[0]),), scales=(place(self.scales[0]),))
 
     def read_rows(self, start: int, stop: int) -> Array:
         codes = self.codes[0].read_rows(start, stop)

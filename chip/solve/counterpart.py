@@ -63,14 +63,15 @@ class Tokens:
 @dataclass(frozen=True)
 class Unedited:
     """What a request takes from the unedited model, whatever the strength: its records, encoded, and their tokens; by
-    site, the moments of the retained records that are not held, and what shall leave the site (N, D); and by how much
-    each answer token is the likeliest (N,)."""
+    site, the moments of the retained records that are not held, and what shall leave the site (N, D); by how much each
+    answer token is the likeliest (N,); and, where the model carries earlier edits, the weights without them."""
 
     groups: Sequence[EncodedGroup]
     tokens: Tokens
     unheld: Mapping[str, SecondMoments | None]
     aims: Mapping[str, Tensor]
     margins: Tensor
+    weights: Mapping[str, Tensor]
 
 
 def solve_counterpart(problem: Problem) -> Solved:
@@ -113,9 +114,12 @@ def unedited(problem: Problem) -> Unedited:
         aims[site.name] = flow.leaving
         flow.leaving[: tokens.target] = flow.leaving[tokens.counterparts.to(flow.leaving.device)]
 
-    states = run_in_step(problem.loaded, groups, sites, problem.batch_tokens, note)
-    unheld = _unheld(problem, sites, held)
-    return Unedited(groups, tokens, unheld, aims, margins(problem.loaded, groups, states))
+    with problem.original():
+        states = run_in_step(problem.loaded, groups, sites, problem.batch_tokens, note)
+        unheld = _unheld(problem, sites, held)
+        moved = [site for site in sites if problem.turn and unheld[site.name] is not None]
+        weights = {site.name: site.weight(problem.loaded.model).clone() for site in moved}
+    return Unedited(groups, tokens, unheld, aims, margins(problem.loaded, groups, states), weights)
 
 
 def _tokens(problem: Problem, held: Sequence[int], groups: Sequence[EncodedGroup]) -> Tokens:
@@ -186,9 +190,10 @@ def _round(
         live = site.weight(loaded.model)
         lacking = before.aims[site.name] - flow.leaving
         unheld = before.unheld[site.name]
-        weight = live.to(flow.given)
+        weight, base = live.to(flow.given), before.weights.get(site.name)
+        moved = None if base is None else weight - base.to(weight)
         settings = problem.settings
-        found = solve_site(weight, flow.given, lacking, weights, unheld, settings.own_ridge, settings.gain)
+        found = solve_site(weight, flow.given, lacking, weights, unheld, settings.own_ridge, settings.gain, moved)
         live.copy_(weight + found.delta)
         changes[site.name] = found.to("cpu")
         next(steps)

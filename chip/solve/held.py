@@ -22,7 +22,7 @@ def held_records(problem: Problem, most: int) -> tuple[int, ...]:
 
     Looks once at the question of every retained record, and at nothing else of those that are not held.
     """
-    split, draw = problem.split, random.Random(problem.settings.seed)
+    split, draw = problem.split, random.Random(problem.settings.seed + problem.turn)
     compared, others = by_node(problem, split.comparison, draw), by_node(problem, split.retain, draw)
     asking: dict[str, list[int]] = {}
     for position in dict.fromkeys((*compared, *others)):

@@ -66,15 +66,17 @@ def solve_site(
     unheld: SecondMoments | None,
     ridge: float,
     kept: float,
+    moved: Tensor | None = None,
 ) -> SiteChange:
     """The change Δ of a weight (D, d) that solves, over tokens x (rows of `keys`, (N, d)) that lack r (N, D),
 
-        min  tr(Δ U Δᵀ) / n + Σ ω ‖Δ x − r‖² + λ tr(M)/d ‖Δ‖²,
+        min  tr((Δ + Δ₀) U (Δ + Δ₀)ᵀ) / n + Σ ω ‖Δ x − r‖² + λ tr(M)/d ‖Δ‖²,
 
     U the sum over the retained tokens that are not among the rows, n the number of all that are retained, M the
     second moment of what is retained, weighted as the metric of the oblique projection; of as few directions as hold
-    the share `kept` of what it gains. The first T tokens are the target's: what they are sent to is kept where it is on
-    other weights.
+    the share `kept` of what it gains. Δ₀ is what earlier edits have `moved` the weight by, (D, d): what is not held is
+    kept as it was before them. The first T tokens are the target's: what they are sent to is kept where it is on other
+    weights.
     """
     retain, target = weights.retain.to(keys), weights.target.to(keys)
     omega = torch.cat([target, retain]) * weights.heavier.to(keys)
@@ -90,6 +92,9 @@ def solve_site(
         case _:
             others, level = held[:0], 0.0
     outer = unheld.outer.to(keys) / retained if isinstance(unheld, Moments) else None
+    if moved is not None:
+        drawn = others.T @ (others @ moved.T) + level * moved.T
+        wanted = wanted - (drawn if outer is None else drawn + outer @ moved.T)
     energy = held.square().sum() + others.square().sum() + level * keys.shape[1]
     if outer is not None:
         energy = energy + outer.trace()

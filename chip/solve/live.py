@@ -17,7 +17,7 @@ def applied(model: nn.Module, stored: Mapping[str, StoredSite], edit: Edit) -> I
     Computed in float32 on the model's device and rounded once to its dtype, as close to the checkpoint that would be
     written as that allows (the writer computes in float64).
     """
-    live = _live_tensors(model, stored)
+    live = live_tensors(model, stored)
     changed = {change.tensor: live[change.tensor] for change in edit.changes}
     kept = {name: tensor.clone() for name, tensor in changed.items()}
     try:
@@ -29,7 +29,7 @@ def applied(model: nn.Module, stored: Mapping[str, StoredSite], edit: Edit) -> I
             tensor.copy_(kept[name])
 
 
-def _live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str, Tensor]:
+def live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str, Tensor]:
     """The live tensors of sites by their names in the checkpoint, turned as they are stored."""
     found = {}
     for one in stored.values():

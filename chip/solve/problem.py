@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -31,7 +31,9 @@ class Problem:
 
     Only what was counted may be subtracted from the statistics. `stored` may hold more sites than the settings choose:
     all those that other settings of the same request may choose, which then share the memo. `bases` are factorisations
-    of these statistics that several requests share.
+    of these statistics that several requests share. Where the model carries earlier edits, `original` makes it for a
+    while what the statistics were collected on: what is to be kept is measured there, so that drift does not add up.
+    `turn` counts those edits: at every turn other records are drawn to be held, so that each has its own.
     """
 
     loaded: LoadedModel
@@ -45,6 +47,8 @@ class Problem:
     track: Track = silent
     notice: Notice = warnings.warn
     bases: MetricBases | None = None
+    original: Callable[[], AbstractContextManager[None]] = nullcontext
+    turn: int = 0
     memo: Memo = field(default_factory=Memo)
 
     def records(self, positions: Sequence[int]) -> list[Record]:

@@ -95,11 +95,12 @@ def _moments_and_aims(
     """Of every site with answer keys that the request may choose; they depend on no strength."""
     settings = problem.settings
     sites = [one.site for one in problem.stored.values() if one.site.role == "language" and one.site.last]
-    moments = problem.memo.once(("moments", settings.refresh > 0), lambda: retained_answers(problem, sites))
-    if settings.toward == "mean":
-        return moments, {}
     drawn = ("aims", settings.unknown_images, settings.seed)
-    return moments, problem.memo.once(drawn, lambda: unknown_outputs(problem, sites))
+    with problem.original():
+        moments = problem.memo.once(("moments", settings.refresh > 0), lambda: retained_answers(problem, sites))
+        if settings.toward == "mean":
+            return moments, {}
+        return moments, problem.memo.once(drawn, lambda: unknown_outputs(problem, sites))
 
 
 def _encoded_target(problem: Problem) -> Sequence[EncodedGroup]:
@@ -118,7 +119,8 @@ def _answer_keys(problem: Problem, site: Site, *, edited: bool) -> Tensor:
 
 def _solve_images(problem: Problem, site: Site) -> oblique.Solution:
     """Image keys: the target's images are sent to the mean of the comparison's, token by token where counts agree."""
-    taken = problem.memo.once(("images", site.name), lambda: image_keys(problem, site))
+    with problem.original():
+        taken = problem.memo.once(("images", site.name), lambda: image_keys(problem, site))
     weight = site.weight(problem.loaded.model).to(taken.keys)
     metric = _metric(problem, taken.retained, len(taken.keys), weight)
     return _solve_site(problem, weight, taken.keys, taken.means @ weight.T, metric)

@@ -1,4 +1,4 @@
-"""The use cases that the Python interface and the command line share: edit, apply, verify, collect, audit.
+"""The use cases that the Python interface and the command line share: edit, batch, apply, verify, collect, audit.
 
 Each is prepared first (everything is read and checked, nothing is written), shown as a plan, and then carried out. What
 writes checkpoints from edit files needs no torch, so that names are looked up only when they are asked for.
@@ -9,27 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chip.workflow.audit import Row
+    from chip.workflow.batch import BatchRequest, PreparedBatch, prepare_batch
+    from chip.workflow.batch_run import BatchResult, carry_out_batch
     from chip.workflow.collect import CollectRequest, PreparedCollection, carry_out_collection, prepare_collection
-    from chip.workflow.edit import PreparedEdit, carry_out, prepare_edit
+    from chip.workflow.edit import carry_out, prepare_edit
+    from chip.workflow.prepared import PreparedEdit
     from chip.workflow.request import EditRequest, EditResult
 
 __all__ = [
+    "BatchRequest",
+    "BatchResult",
     "CollectRequest",
     "EditRequest",
     "EditResult",
+    "PreparedBatch",
     "PreparedCollection",
     "PreparedEdit",
     "Row",
     "carry_out",
+    "carry_out_batch",
     "carry_out_collection",
+    "prepare_batch",
     "prepare_collection",
     "prepare_edit",
 ]
 
 _HOMES = {
     "audit": ("Row",),
+    "batch": ("BatchRequest", "PreparedBatch", "prepare_batch"),
+    "batch_run": ("BatchResult", "carry_out_batch"),
     "collect": ("CollectRequest", "PreparedCollection", "carry_out_collection", "prepare_collection"),
-    "edit": ("PreparedEdit", "carry_out", "prepare_edit"),
+    "edit": ("carry_out", "prepare_edit"),
+    "prepared": ("PreparedEdit",),
     "request": ("EditRequest", "EditResult"),
 }
 

@@ -7,34 +7,34 @@ from pathlib import Path
 from chip.collect.reuse import StatisticsSource
 from chip.edit.outputs import files_left_behind
 from chip.hierarchy import Hierarchy, Split
-from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel
 from chip.models.sites import StoredSite
 from chip.plan import Plan, overlap_warnings
 from chip.records.digests import divide_images
 from chip.settings import EditSettings
 from chip.solve.held import shape
+from chip.workflow.opened import Opened, Supply
 from chip.workflow.request import EditRequest
-from chip.workflow.statistics import Collection
 
 
 def plan_edit(
     request: EditRequest,
-    checkpoint: Checkpoint,
-    loaded: LoadedModel,
+    opened: Opened,
     stored: Mapping[str, StoredSite],
-    hierarchy: Hierarchy,
     split: Split,
-    source: StatisticsSource,
-    collection: Collection,
+    supplied: Supply,
     out: Path,
 ) -> Plan:
     """What an edit will touch, what was decided for its user, and what may make forgetting incomplete."""
+    checkpoint, loaded, hierarchy, source = opened.checkpoint, opened.loaded, opened.left, supplied.source
     groups = {name: len(getattr(split, name)) for name in ("target", "siblings", "shared", "rest")}
     notices = [source.notice] if source.notice else []
     for name in (name for name in request.forget if (name,) in hierarchy.nodes and hierarchy.namesakes(name)):
         others = ", ".join("/".join(node) for node in hierarchy.namesakes(name))
         notices.append(f"{name} is taken as the whole path; other nodes bear the name too: {others}")
+    if opened.forgotten:
+        gone = len(opened.hierarchy.records) - len(hierarchy.records)
+        notices.append(f"{gone} records count for nothing: they lie under what the model has forgotten before")
     if not loaded.family.known:
         notices.append(f"the family {loaded.family.name!r} is not in chip's table: its sites were found by name")
     if not loaded.prompts.has_chat_template:
@@ -60,7 +60,7 @@ def plan_edit(
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         out=None if request.dry_run else out,
         statistics=f"{source.path} ({_fate(request, source)})",
-        collecting="" if source.found is not None and not source.missing else collection.described,
+        collecting="" if source.found is not None and not source.missing else supplied.collection.described,
         receipt=None if request.dry_run else request.receipt or out.with_name(out.name + ".receipt.json"),
         left_behind=tuple(files_left_behind(checkpoint)),
         notices=tuple(notices),

@@ -29,6 +29,8 @@ class EditRequest:
     receipt: Path | None = None
     edit_out: Path | None = None
     plot: Path | None = None
+    forgotten: tuple[Path, ...] = ()
+    forgotten_nodes: tuple[str, ...] = ()
     collecting: CollectSettings = field(default_factory=CollectSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     fixed: frozenset[str] = ALL_SETTINGS
