@@ -1,11 +1,15 @@
-"""Files: digests, and writing so that a reader sees the whole file or none of it."""
+"""Files: digests, locks, and writing so that a reader sees the whole file or none of it.
+
+Whatever is written goes through the functions of `os`, one call a step, so that a test can let any of them fail.
+"""
 
 import errno
+import fcntl
+import glob
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chip.errors import ChipError
@@ -28,25 +32,129 @@ def file_digest(path: Path) -> str:
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its owner may read (mode 0600), whole or not at all."""
     with private_file(path) as partial:
-        partial.write_bytes(data)
+        handle = os.open(partial, os.O_WRONLY)
+        try:
+            write_all(handle, data)
+        finally:
+            os.close(handle)
+
+
+def write_all(handle: int, data: bytes | memoryview, at: int | None = None) -> None:
+    """Write all of `data` to an open file: where it stands, or at an offset."""
+    left = memoryview(data).cast("B")
+    while left:
+        count = os.write(handle, left) if at is None else os.pwrite(handle, left, at)
+        left, at = left[count:], None if at is None else at + count
 
 
 @contextmanager
 def private_file(path: Path) -> Iterator[Path]:
-    """A file to write to, which takes the place of `path` once it is whole and on disk: mode 0600, or not at all."""
+    """A file to write to, which takes the place of `path` once it is whole and on disk: mode 0600, or not at all.
+
+    What an earlier run that was killed left unfinished is removed; what another run is still writing is not.
+    """
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        partial = Path(name)
+        os.makedirs(path.parent, exist_ok=True)
+        remove_abandoned(path)
+        partial = path.with_name(f".{path.name}.chip-partial-{os.getpid()}")
+        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield partial
-            with partial.open("rb+") as stream:
-                os.fsync(stream.fileno())
+            sync(partial)
             os.replace(partial, path)
+            sync(path.parent)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
             raise
+        finally:
+            os.close(handle)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed runs left of a private file that was to be written at `path`."""
+    for partial in path.parent.glob(glob.escape(f".{path.name}.chip-partial-") + "*"):
+        _remove_unless_held(partial)
+
+
+def _remove_unless_held(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def hidden(path: Path, kind: str) -> Path:
+    """A hidden name beside `path`, whatever it is called by, for something of chip's."""
+    there = path.resolve()
+    return there.with_name(f".{there.name}.chip-{kind}")
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file of whatever is written at `path`."""
+    return hidden(path, "lock")
+
+
+def journal_of(model: Path) -> Path:
+    """Where the journal of an edit in place is kept: as long as it is there, the model may be half edited."""
+    return hidden(model, "journal")
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`, which goes when it is let go; a run that was killed no longer holds its own.
+
+    Raises ChipError(`busy`) where another run holds it."""
+    with explained(path):
+        os.makedirs(path.parent, exist_ok=True)
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever held it may have removed it between the two calls: what was locked is then no longer there.
+                if _same_file(handle, path):
+                    break
+            except BlockingIOError as problem:
+                os.close(handle)
+                raise ChipError(busy) from problem
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+    try:
+        yield
+    finally:
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        except OSError as problem:
+            raise ChipError(f"the lock {path} could not be removed ({problem.strerror}); it may stay") from problem
+        finally:
+            os.close(handle)
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def sync(path: Path) -> None:
+    """Have a file or a directory on disk before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def refuse_unwritable(path: Path) -> None:

@@ -1,11 +1,13 @@
 """Edits and the writer: rounded once, written whole or not at all, and silent about what was removed."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import ml_dtypes
@@ -18,11 +20,12 @@ from edits import request, run_edit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chip.edit import Change, Edit, StagedCheckpoint, load_edit, refuse_existing, save_edits
+from chip.edit import Applying, Change, Edit, StagedCheckpoint, load_edit, refuse_existing, save_edits
+from chip.edit.outputs import files_left_behind
 from chip.edit.receipt import hashed_nodes, read_salt, salt_file
-from chip.edit.writer import files_left_behind
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
+from chip.models.stored import rounded
 from chip.workflow import carry_out, prepare_edit
 
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
@@ -43,13 +46,27 @@ def edit_of(*changes: Change) -> Edit:
     return Edit("oblique", {"strength": 1.0}, changes or (change_of(),), {WEIGHT: "digest"})
 
 
+def nearest_bfloat16(value: float) -> int:
+    """The bits of the bfloat16 next to a number's magnitude, by exact arithmetic."""
+    if math.isnan(value):
+        return 0x7FC0
+    if math.isinf(value):
+        return 0x7F80
+    exact = Fraction(abs(value))
+    exponent = max(math.frexp(abs(value))[1] - 8, -133) if value else -133
+    unit = Fraction(2) ** exponent
+    steps = round(exact / unit)  # to even, where two are as near
+    bits = steps if exponent == -133 else (exponent + 133) * 128 + steps
+    return min(bits, 0x7F80)
+
+
 def leftovers(directory: Path) -> list[str]:
     """Everything in a directory that is hidden, or named like something staged."""
     return [path.name for path in directory.iterdir() if path.name.startswith(".") or "partial" in path.name]
 
 
 class TestChange:
-    @given(st.integers(0, 2**31), st.sampled_from([np.float64, np.float32, np.float16, ml_dtypes.bfloat16]))
+    @given(st.integers(0, 2**31), st.sampled_from([np.float64, np.float32, np.float16]))
     def test_it_is_computed_in_64_bits_and_rounded_once(self, seed: int, dtype: type) -> None:
         values = np.random.default_rng(seed).normal(size=(32, 64)).astype(dtype)
         change = change_of(seed + 1)
@@ -58,12 +75,31 @@ class TestChange:
         assert edited.dtype == values.dtype
         assert edited.tobytes() == exact.astype(dtype).tobytes()
 
+    @given(st.integers(0, 2**31))
+    def test_in_bfloat16_the_change_is_computed_in_32_bits_and_the_sum_rounded_once(self, seed: int) -> None:
+        values = np.random.default_rng(seed).normal(size=(32, 64)).astype(ml_dtypes.bfloat16)
+        change = change_of(seed + 1)
+        single = values.astype(np.float64) + change.left @ change.right
+        assert changed_values(change, values).tobytes() == rounded(single, values.dtype).tobytes()
+        exact = values.astype(np.float64) + change.left.astype(np.float64) @ change.right.astype(np.float64)
+        assert np.abs(single - exact).max() < 1e-6
+
     def test_bfloat16_is_rounded_from_the_exact_sum(self) -> None:
         half_way = np.array([[1.0]], dtype=ml_dtypes.bfloat16)
         above = Change("t", np.array([[2.0**-8]], dtype=np.float32), None)
         nudged = Change("t", np.array([[2.0**-8, 2.0**-30]], np.float32), np.ones((2, 1), np.float32))
         assert float(changed_values(above, half_way)[0, 0]) == 1.0
         assert float(changed_values(nudged, half_way)[0, 0]) == 1.0 + 2.0**-7
+
+    @given(st.lists(st.floats(width=64), min_size=1, max_size=60), st.integers(-60, 60))
+    def test_bfloat16_is_the_nearest_one_of_every_float(self, numbers: list[float], exponent: int) -> None:
+        """Against exact arithmetic: of the two neighbours the nearer, of two as near the even one."""
+        with np.errstate(all="ignore"):
+            values = np.array(numbers) * 2.0**exponent
+            found = rounded(values, np.dtype(ml_dtypes.bfloat16))
+        assert np.array_equal(np.signbit(values), np.signbit(found.astype(np.float64)))
+        for value, bits in zip(values.tolist(), found.view(np.uint16).tolist(), strict=True):
+            assert bits & 0x7FFF == nearest_bfloat16(value)
 
     def test_rows_outside_are_bit_equal_and_the_input_is_not_touched(self) -> None:
         values = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
@@ -128,7 +164,7 @@ class TestEditFile:
 
 class TestWriter:
     def write(self, base: Path, edit: Edit, out: Path, *, force: bool = False) -> Path:
-        with StagedCheckpoint(Checkpoint(base), edit, out, force=force) as staged:
+        with StagedCheckpoint(Checkpoint(base), Applying([edit]), out, force=force) as staged:
             staged.commit()
         return out
 
@@ -198,7 +234,7 @@ class TestWriter:
 
     def test_an_exception_while_staged_leaves_nothing(self, tmp_path: Path, llama_directory: Path) -> None:
         def fail() -> None:
-            with StagedCheckpoint(Checkpoint(llama_directory), edit_of(), tmp_path / "out") as staged:
+            with StagedCheckpoint(Checkpoint(llama_directory), Applying([edit_of()]), tmp_path / "out") as staged:
                 assert (staged.directory / "config.json").is_file()
                 assert mode(staged.directory) == 0o700
                 raise KeyboardInterrupt
@@ -208,7 +244,7 @@ class TestWriter:
         assert not list(tmp_path.iterdir())
 
     def test_what_was_not_committed_is_gone(self, tmp_path: Path, llama_directory: Path) -> None:
-        with StagedCheckpoint(Checkpoint(llama_directory), edit_of(), tmp_path / "out"):
+        with StagedCheckpoint(Checkpoint(llama_directory), Applying([edit_of()]), tmp_path / "out"):
             pass
         assert not list(tmp_path.iterdir())
 
@@ -265,13 +301,14 @@ class TestOutputs:
         shutil.copytree(llama_directory, out)
         (out / "old.txt").write_text("old")
         before = digests(out)
+        other = edit_of(change_of(tensor="other"))
         with (
             pytest.raises(ChipError),
-            StagedCheckpoint(Checkpoint(llama_directory), edit_of(change_of(tensor="other")), out, force=True),
+            StagedCheckpoint(Checkpoint(llama_directory), Applying([other]), out, force=True),
         ):
             pass
         assert digests(out) == before
-        with StagedCheckpoint(Checkpoint(llama_directory), edit_of(), out, force=True) as staged:
+        with StagedCheckpoint(Checkpoint(llama_directory), Applying([edit_of()]), out, force=True) as staged:
             assert digests(out) == before
             staged.commit()
         assert not (out / "old.txt").exists()
@@ -280,7 +317,7 @@ class TestOutputs:
     def test_the_output_has_the_users_usual_permissions(self, tmp_path: Path, llama_directory: Path) -> None:
         old = os.umask(0o027)
         try:
-            with StagedCheckpoint(Checkpoint(llama_directory), edit_of(), tmp_path / "out") as staged:
+            with StagedCheckpoint(Checkpoint(llama_directory), Applying([edit_of()]), tmp_path / "out") as staged:
                 staged.commit()
         finally:
             os.umask(old)
@@ -290,14 +327,15 @@ class TestOutputs:
 WRITE = """
 import resource, sys
 from pathlib import Path
-from chip.edit import StagedCheckpoint, load_edit
+from chip.edit import Applying, StagedCheckpoint, load_edit
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
+from chip.models.stored import rounded
 model, edit, out, limit = sys.argv[1:]
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
-    with StagedCheckpoint(Checkpoint(model), load_edit(Path(edit)), Path(out)) as staged:
+    with StagedCheckpoint(Checkpoint(model), Applying([load_edit(Path(edit))]), Path(out)) as staged:
         staged.commit()
 except ChipError as problem:
     print(problem)
@@ -388,9 +426,9 @@ class TestReceipts:
             content = path.read_bytes() if path.is_file() else b""
             assert not any(name in content for name in names), path
         written = json.loads(receipt.read_text())
-        assert written["nodes"] == hashed_nodes([("inst_0", "patient_1")], read_salt())
-        assert written["base_digest"] == Checkpoint(llava_directory).digest
-        assert written["edited_digest"] == Checkpoint(done.out).digest
+        assert written["edits"][0]["nodes"] == hashed_nodes([("inst_0", "patient_1")], read_salt())
+        assert written["proof"]["base_digest"] == Checkpoint(llava_directory).digest
+        assert written["proof"]["edited_digest"] == Checkpoint(done.out).digest
         assert set(written["tensors"]) == done.planned
         assert {row["group"] for row in written["verification"]} >= {"target", "siblings", "rest"}
 

@@ -14,7 +14,7 @@ from fuzzing import CORPUS, Mutation, Target, attack, lay, mutants, of_json, of_
 from safetensors.numpy import save
 from safetensors.torch import save_file
 
-from chip.edit import Change, Edit, StagedCheckpoint, load_edits
+from chip.edit import Applying, Change, Edit, StagedCheckpoint, load_edits
 from chip.edit.merge import adapter_edit
 from chip.models.checkpoint import INDEX, Checkpoint
 from chip.models.stored import DTYPES, read_header
@@ -106,7 +106,8 @@ def written(directory: Path, data: bytes) -> None:
     edit = Edit("test", {}, (Change("a.weight", np.ones((2, 3), np.float32), None),))
     before = digests(directory)
     try:
-        with StagedCheckpoint(Checkpoint(base), edit, out, force=True) as staged:
+        with StagedCheckpoint(Checkpoint(base), Applying([edit]), out, force=True) as staged:
+            staged.prove()
             staged.commit()
     finally:
         after = {name: one for name, one in digests(directory).items() if not name.startswith("outputs/out/")}

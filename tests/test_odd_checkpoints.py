@@ -16,8 +16,8 @@ from edits import run_edit
 from safetensors.torch import save_file
 from test_checkpoint import write_checkpoint, write_raw
 
-from chip.edit import Change, Edit, StagedCheckpoint
-from chip.edit.writer import files_left_behind
+from chip.edit import Applying, Change, Edit, StagedCheckpoint
+from chip.edit.outputs import files_left_behind
 from chip.errors import ChipError
 from chip.inspection import inspect_model
 from chip.models.checkpoint import INDEX, Checkpoint
@@ -39,7 +39,8 @@ def adding(name: str, shape: tuple[int, ...], value: float = 1.0) -> Edit:
 
 
 def write(directory: Path, edit: Edit, out: Path) -> dict[str, torch.Tensor]:
-    with StagedCheckpoint(Checkpoint(directory), edit, out) as staged:
+    with StagedCheckpoint(Checkpoint(directory), Applying([edit]), out) as staged:
+        staged.prove()
         staged.commit()
     return stored_tensors(out)
 

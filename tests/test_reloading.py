@@ -11,7 +11,7 @@ from checkpoint_files import changed_tensors
 from tiny_families import FAMILIES, TEXT_FAMILIES
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from chip.edit import Change, Edit, StagedCheckpoint
+from chip.edit import Applying, Change, Edit, StagedCheckpoint
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_skeleton
 from chip.models.naming import find_stored
@@ -29,7 +29,8 @@ def test_an_edited_checkpoint_has_the_keys_of_its_model(tmp_path: Path, name: st
         shape = tuple(skeleton.get_parameter(site.parameter).shape)
         left, right = (draw.normal(0, 0.1, size).astype(np.float32) for size in ((shape[0], 2), (2, shape[1])))
         changes.append(Change(find_stored(base, site.parameter, shape).name, left, right))
-    with StagedCheckpoint(base, Edit("test", {}, tuple(changes)), tmp_path / "out") as staged:
+    with StagedCheckpoint(base, Applying([Edit("test", {}, tuple(changes))]), tmp_path / "out") as staged:
+        staged.prove()
         staged.commit()
     auto = AutoModelForImageTextToText if name in FAMILIES else AutoModelForCausalLM
     model, report = auto.from_pretrained(tmp_path / "out", output_loading_info=True, local_files_only=True)

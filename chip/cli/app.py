@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from chip.cli.apply import apply
 from chip.cli.audit import audit
 from chip.cli.collect import collect
 from chip.cli.config import read_defaults
@@ -12,6 +13,9 @@ from chip.cli.demo import demo
 from chip.cli.edit import edit
 from chip.cli.inspect import inspect
 from chip.cli.merge import merge
+from chip.cli.recover import recover
+from chip.cli.revert import revert
+from chip.cli.verify import verify
 from chip.version import VERSION
 
 app = typer.Typer(
@@ -21,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (edit, collect, audit, inspect, merge, demo):
+for verb in (edit, apply, verify, revert, recover, collect, audit, inspect, merge, demo):
     app.command()(verb)
 
 

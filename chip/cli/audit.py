@@ -23,7 +23,7 @@ def audit(
     """Show what was forgotten and what was kept: exact match and answer loss by group, before and after."""
     quiet_libraries()
     from chip.cli.console import Printer
-    from chip.workflow import audit as ask_both
+    from chip.workflow.audit import audit as ask_both
 
     printer = Printer(json)
     rows = ask_both(

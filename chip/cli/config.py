@@ -9,7 +9,7 @@ import typer
 from chip.errors import ChipError
 
 CONFIG = Path("chip.toml")
-_PATHS = {"data", "out", "statistics", "receipt", "edit_out", "plot", "model"}
+_PATHS = {"data", "out", "statistics", "receipt", "edit_out", "plot", "model", "sign"}
 
 
 def read_defaults(path: Path | None, context: typer.Context) -> dict[str, dict[str, Any]]:

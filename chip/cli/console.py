@@ -75,6 +75,26 @@ class Printer:
         for warning in plan.warnings:
             self.line(f"warning: {warning}", style="yellow")
 
+    def applying(self, planned: Any) -> None:
+        """What an edit file will be written to."""
+        transferred = sum(edit.transferred for edit in planned.edits)
+        derived = f", {transferred} of them derived anew for these weights" if transferred else ""
+        tensors = {name for edit in planned.edits for name in edit.tensors}
+        self.line(f"{planned.base.directory}: {len(planned.edits)} edits of {len(tensors)} tensors{derived}")
+        if planned.recovered:
+            self.line(f"note: {planned.recovered}")
+        if planned.left_behind:
+            self.line(f"not carried: {', '.join(planned.left_behind)}")
+
+    def proof(self, proof: Any, copied: str = "") -> None:
+        """What was read back and found to be as it must be."""
+        if proof is None:
+            self.line("not verified: nothing was read back")
+            return
+        how = f" (copied: {copied})" if copied else ""
+        kept = f"{proof.unchanged} tensors and {proof.files} other files unchanged"
+        self.line(f"verified: {proof.edited} tensors as they were to be, {kept}{how}")
+
     def sites(self, sites: Sequence[Any]) -> None:
         """Rank and size of the change at each site."""
         table = Table(box=None, padding=(0, 2, 0, 0))

@@ -12,12 +12,17 @@ from chip.cli.options import (
     Data,
     Device,
     Dtype,
+    Force,
     Forget,
+    InPlace,
     Json,
+    Link,
     MaxRecordsPerNode,
     ModelArgument,
+    Receipt,
     SaveEvery,
     Seed,
+    Sign,
     StatisticsMemory,
     VerifyRecords,
     Workers,
@@ -103,9 +108,7 @@ def edit(
         Path | None,
         typer.Option(help="Directory of the new checkpoint; MODEL-forgotten by default.", envvar="CHIP_OUT"),
     ] = None,
-    receipt: Annotated[
-        Path | None, typer.Option(help="Receipt; OUT.receipt.json by default.", envvar="CHIP_RECEIPT")
-    ] = None,
+    receipt: Receipt = None,
     edit_out: Annotated[
         Path | None, typer.Option(help="Also keep the edit itself in this file.", envvar="CHIP_EDIT_OUT")
     ] = None,
@@ -141,7 +144,10 @@ def edit(
         typer.Option(help="Also draw what was tried, as a PNG file.", envvar="CHIP_PLOT", show_default=False),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Collect and solve, report, write nothing.")] = False,
-    force: Annotated[bool, typer.Option(help="Replace an output that exists and is a checkpoint.")] = False,
+    force: Force = False,
+    link: Link = False,
+    in_place: InPlace = False,
+    sign: Sign = None,
     json: Json = False,
 ) -> None:
     """Forget nodes: solve for the change, write the edited checkpoint, show before and after."""
@@ -200,6 +206,9 @@ def edit(
         verify_records=verify_records,
         dry_run=dry_run,
         force=force,
+        link=link,
+        in_place=in_place,
+        sign=sign,
     )
     prepared = prepare_edit(request)
     printer.plan(prepared.plan)
@@ -219,6 +228,7 @@ def edit(
             printer.line("note: you gave every setting that a search may change, so nothing else was tried")
     if result.out is not None:
         printer.line(f"written: {result.out}  (receipt: {result.receipt})")
+        printer.proof(result.proof)
         printer.line("Do not publish the model before and after together: their difference shows what was removed.")
     printer.result({"plan": prepared.plan.as_json(), **result.as_json()})
 

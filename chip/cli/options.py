@@ -53,6 +53,19 @@ SaveEvery = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Draws whatever is drawn.", envvar="CHIP_SEED")]
 Alpha = Annotated[float, typer.Option(help="chip: weight of image tokens in a pooled activation.", envvar="CHIP_ALPHA")]
+InPlace = Annotated[
+    bool, typer.Option("--in-place", help="Write over the model itself, under a journal that can put it back.")
+]
+Link = Annotated[bool, typer.Option("--link", help="Files that are not edited become hard links to the model's own.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists and is a checkpoint.")]
+Receipt = Annotated[
+    Path | None,
+    typer.Option(help="Receipt; OUT.receipt.json by default.", envvar="CHIP_RECEIPT", show_default=False),
+]
+Sign = Annotated[
+    Path | None,
+    typer.Option(help="Ed25519 private key (PEM) that signs the receipt.", envvar="CHIP_SIGN", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]
 VerifyRecords = Annotated[
     int,

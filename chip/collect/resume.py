@@ -92,8 +92,8 @@ def remove_leftovers(path: Path) -> None:
     """Forget all progress towards the statistics at `path`: this process's, that of teams of any size, and what killed
     processes were about to write. To be called once nobody collects for it any more."""
     name = glob.escape(path.name)
-    # The last two are the random names of files that were being written.
-    for pattern in (f".{name}.partial*", f"..{name}.partial*.????????", f".{name}.????????"):
+    # The second is what files of progress are called while they are written.
+    for pattern in (f".{name}.partial*", f"..{name}.partial*.chip-partial-*", f".{name}.chip-partial-*"):
         for left in path.parent.glob(pattern):
             left.unlink(missing_ok=True)
 

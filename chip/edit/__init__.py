@@ -3,14 +3,20 @@
 from chip.edit.change import Change, Projected, Redirected
 from chip.edit.edit import Edit
 from chip.edit.file import load_edit, load_edits, save_edits
-from chip.edit.writer import StagedCheckpoint, refuse_existing
+from chip.edit.outputs import refuse_existing
+from chip.edit.rewriting import Applying, Restoring
+from chip.edit.writer import CheckpointInPlace, StagedCheckpoint, WrittenCheckpoint
 
 __all__ = [
+    "Applying",
     "Change",
+    "CheckpointInPlace",
     "Edit",
     "Projected",
     "Redirected",
+    "Restoring",
     "StagedCheckpoint",
+    "WrittenCheckpoint",
     "load_edit",
     "load_edits",
     "refuse_existing",

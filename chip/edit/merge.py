@@ -80,7 +80,8 @@ def adapter_edit(adapter: Path, base: Checkpoint) -> Edit:
         if not np.array_equal(find_stored(base, name, tensor.shape).read(), tensor.read()):
             raise ChipError(f"{adapter} brings another {name} than {base.directory} stores: use {_PEFT}")
     settings = {"adapted": len(parts), "r": config["r"], "lora_alpha": config["lora_alpha"]}
-    return Edit("merge", settings, tuple(changes), {matrix.name: matrix.digest() for matrix in matrices})
+    digests = {name: digest for matrix in matrices for name, digest in matrix.digests().items()}
+    return Edit("merge", settings, tuple(changes), digests)
 
 
 def read_adapter(adapter: Path) -> dict[str, Any]:

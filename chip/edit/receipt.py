@@ -4,18 +4,28 @@ import hashlib
 import hmac
 import json
 import os
+import platform
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from chip.edit.edit import Edit
+from chip.edit.proof import Proof
+from chip.edit.signature import signature_of
 from chip.errors import ChipError
 from chip.files import write_private
 from chip.hierarchy import NodePath
 from chip.version import VERSION
 
+FORMAT = "chip-receipt-2"
 _SALT_BYTES = 32
+_BEARING = ("numpy", "ml_dtypes", "safetensors", "torch", "transformers")
 
 
 def salt_file() -> Path:
@@ -44,7 +54,61 @@ def hashed_nodes(nodes: Iterable[NodePath], salt: bytes) -> list[str]:
     return [hmac.new(salt, json.dumps(node).encode(), hashlib.sha256).hexdigest() for node in nodes]
 
 
-def write_receipt(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a receipt, mode 0600, with the time and the version of chip."""
-    stamp = {"format": "chip-receipt-1", "chip": VERSION, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_private(path, (json.dumps({**stamp, **content}, indent=2) + "\n").encode())
+def described(edits: Sequence[Edit], proof: Proof | None, copied: str) -> dict[str, Any]:
+    """What every receipt says: the edits, the digests before and after, and what was proved of the rest."""
+    before = {name: digest for edit in reversed(edits) for name, digest in edit.base.items()}
+    after = {name: digest for edit in edits for name, digest in edit.edited.items()}
+    return {
+        "edits": [
+            {
+                "identity": edit.identity,
+                "after": list(edit.after),
+                "method": edit.method,
+                "settings": dict(edit.settings),
+                "nodes": list(edit.nodes),
+                "transferred": edit.transferred,
+                "changes": [{"tensor": one.tensor, "rank": one.rank_bound} for one in edit.changes],
+            }
+            for edit in edits
+        ],
+        "tensors": {name: {"before": before.get(name), "after": digest} for name, digest in sorted(after.items())},
+        "copied": copied,
+        "proof": None if proof is None else asdict(proof),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of what bears on the bytes that are written, as far as it is installed."""
+    found = {"python": platform.python_version(), "chip": VERSION}
+    for name in _BEARING:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def write_receipt(path: Path, content: Mapping[str, Any], sign: Path | None = None) -> None:
+    """Write a receipt, mode 0600, with the time and the versions; signed with the private key in `sign`, if given."""
+    stamp = {"format": FORMAT, "time": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+    whole = {**stamp, **content}
+    if sign is not None:
+        whole["signature"] = signature_of(whole, sign)
+    write_private(path, (json.dumps(whole, indent=2) + "\n").encode())
+
+
+def read_receipt(path: Path) -> dict[str, Any]:
+    """A receipt that has the form that docs/receipt.schema.json gives. Raises ChipError where it has not."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ChipError(f"{path} is no receipt that can be read: {problem}") from problem
+    # Not needed to write a receipt, and slow to import.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    schema = json.loads(files("chip.edit").joinpath("receipt.schema.json").read_bytes())
+    odd = best_match(Draft202012Validator(schema).iter_errors(content))
+    if odd is not None:
+        # What stands there may be anything, so that it is not repeated.
+        raise ChipError(f"{path} is no receipt that chip wrote: {odd.json_path} breaks the rule {odd.validator!r}")
+    receipt: dict[str, Any] = content
+    return receipt

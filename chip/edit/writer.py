@@ -1,174 +1,168 @@
-"""The checkpoint writer: copies a checkpoint's files and rewrites the edited tensors at their own bytes.
+"""The checkpoint writer: copies a checkpoint's files, writes some tensors anew at their own bytes, and proves the rest.
 
-Work happens in a hidden directory beside the output and is renamed into place at the very end, so that there is
-either no output or the complete one. Names, order, dtypes, headers and shards stay as they are, and no model is loaded.
+No model is loaded. Names, order, dtypes, headers and shards stay as they are. A checkpoint is written beside its
+destination and renamed into place, or in place under a journal; to its user both are the same.
 """
 
 import os
-import shutil
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from chip.edit.change import Change
-from chip.edit.edit import Edit
+from chip.edit.copying import Copier
+from chip.edit.journal import remove_journal, roll_back, write_journal
+from chip.edit.outputs import files_carried, refuse_existing
+from chip.edit.proof import Proof, prove
+from chip.edit.rewriting import Rewriting
+from chip.edit.staging import StagedDirectory
+from chip.edit.threads import beside
 from chip.errors import ChipError
-from chip.files import explained
-from chip.models.checkpoint import INDEX, PICKLES, Checkpoint
-from chip.models.matrix import Piece, RoundingError
-from chip.models.stored import DTYPES
-
-_TRAINING = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state")
-_TELLING = {
-    *PICKLES,
-    ".safetensors",
-    ".gguf",
-    ".ggml",
-    ".h5",
-    ".msgpack",
-    ".onnx",
-    ".npz",
-    ".npy",
-    ".tar",
-    ".zip",
-    ".receipt",
-}
+from chip.files import explained, journal_of, lock_of, locked, sync
+from chip.models.checkpoint import Checkpoint
 
 
-def refuse_existing(out: Path, base: Path, *, force: bool) -> None:
-    """Raise ChipError where `out` may not be written: it exists (unless `force` and it is a checkpoint), or is the
-    base itself or something inside or around it."""
-    here, there = out.resolve(), base.resolve()
-    if here == there or here.is_relative_to(there) or there.is_relative_to(here):
-        raise ChipError(f"the output {out} and the model {base} overlap; write beside the model, not over it")
-    if not out.exists() and not out.is_symlink():
-        return
-    if not force:
-        raise ChipError(f"{out} exists already; choose another --out, or replace it with --force")
-    if out.is_symlink() or not (out / "config.json").is_file():
-        raise ChipError(f"{out} exists and is not a checkpoint, so --force does not replace it; choose another --out")
+class WrittenCheckpoint(Protocol):
+    """A checkpoint that is written and can be loaded from `directory`, and undone unless it is committed.
 
-
-def files_left_behind(checkpoint: Checkpoint) -> list[str]:
-    """Files that an edited checkpoint does not carry, relative to its directory.
-
-    Whatever may hold the weights as they were before: other weight files, pickles, checkpoints of the training within
-    the directory, archives, hidden files; optimizer states and receipts; and all that is no file: links to directories
-    or to nothing, pipes, sockets and devices. Links to files are followed.
+    Used as a context manager. `copied` and `recovered` say in words how files were copied, and what a run that was
+    killed had left.
     """
-    edited = checkpoint.files
-    paths = (path for path in sorted(checkpoint.directory.rglob("*")) if path not in edited)
-    names = [(path, path.relative_to(checkpoint.directory)) for path in paths if path.is_symlink() or not path.is_dir()]
-    return [str(name) for path, name in names if not path.is_file() or _stays_behind(name)]
 
+    copied: str
+    recovered: str
 
-def _stays_behind(name: Path) -> bool:
-    telling = not _TELLING.isdisjoint(name.suffixes) and str(name) != INDEX
-    hidden = any(part.startswith((".", "checkpoint-")) for part in name.parts)
-    return telling or hidden or name.name.startswith(_TRAINING)
+    @property
+    def directory(self) -> Path: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def prove(self) -> Proof:
+        """Read everything back from the disk: what was written is as it was meant, and all else as it was."""
+        ...
+
+    def commit(self) -> None:
+        """Make it final."""
+        ...
 
 
 class StagedCheckpoint:
-    """An edited checkpoint in a hidden directory beside its destination; `commit` renames it into place.
+    """A checkpoint in a hidden directory beside its destination; `commit` renames it into place.
 
-    Used as a context manager: whatever was not committed is removed on the way out. `directory` can be loaded like
-    any checkpoint in between, so that the model is tried before it is released.
+    Whatever was not committed is removed on the way out. link: files that are not edited become hard links to the
+    base's. force: an old checkpoint at `out` is replaced, once the new one is whole.
     """
 
-    def __init__(self, base: Checkpoint, edit: Edit, out: Path, *, force: bool = False) -> None:
+    def __init__(
+        self, base: Checkpoint, rewriting: Rewriting, out: Path, *, force: bool = False, link: bool = False
+    ) -> None:
         refuse_existing(out, base.directory, force=force)
-        self.base, self.edit, self.out, self.force = base, edit, out, force
-        self.directory = Path()
-        self.rounding = RoundingError()
-        """What fp8 took from the edit, once it is written; nothing where all that is edited is stored as it is."""
+        self.recovered = self.copied = ""
+        self._base, self._rewriting, self._out, self._force = base, rewriting, out, force
+        self._copier = Copier(link=link)
+        self._staged = StagedDirectory(out)
+        self._written: dict[str, str] = {}
+        self._held = ExitStack()
+
+    @property
+    def directory(self) -> Path:
+        """Where it can be loaded from."""
+        return self._staged.directory
 
     def __enter__(self) -> Self:
-        with explained(self.out):
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.directory = Path(tempfile.mkdtemp(dir=self.out.parent, prefix=f".{self.out.name}.chip-partial-"))
-        try:
-            with explained(self.out):
-                self._write()
-        except BaseException:
-            self._remove()
-            raise
+        self._rewriting.refuse_misfit(self._base)
+        with ExitStack() as held:
+            held.enter_context(self._staged)
+            self.recovered = self._staged.recovered
+            with explained(self._out):
+                self._create_files()
+                with beside(self._copier.fill, self._copier.stop, self._copier.waiting):
+                    self._written = self._rewriting.write(self._base, self.directory)
+                self._staged.sync()
+            self.copied = self._copier.ways
+            self._held = held.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._remove()
+        self._held.close()
+
+    def prove(self) -> Proof:
+        """Read everything back from the disk: what was written is as it was meant, and all else as it was."""
+        return prove(self._base, Checkpoint(self.directory), self._written)
 
     def commit(self) -> None:
-        """Rename the finished checkpoint into place; where `force` was given, the old one goes only then."""
-        refuse_existing(self.out, self.base.directory, force=self.force)
-        with explained(self.out):
-            os.chmod(self.directory, 0o777 & ~_umask())
-            old = self.directory.with_name(self.directory.name + "-old")
-            if self.out.exists():
-                os.rename(self.out, old)
-            try:
-                os.rename(self.directory, self.out)
-            except OSError:
-                if old.exists():
-                    os.rename(old, self.out)
-                raise
-            _sync(self.out.parent)
-            shutil.rmtree(old, ignore_errors=True)
+        """Put it into place; where `force` was given, the old one goes only then."""
+        refuse_existing(self._out, self._base.directory, force=self._force)
+        self._staged.commit()
 
-    def _write(self) -> None:
-        left_behind = set(files_left_behind(self.base))
-        for source in sorted(self.base.directory.rglob("*")):
-            name = source.relative_to(self.base.directory)
-            if source.is_file() and str(name) not in left_behind:
-                (self.directory / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, self.directory / name)
-        for change in self.edit.changes:
-            self._rewrite(change)
-        for path in sorted(self.directory.rglob("*")):
-            _sync(path)
-        _sync(self.directory)
-
-    def _rewrite(self, change: Change) -> None:
-        if change.tensor not in self.base.tensors:
-            raise ChipError(f"the edit changes {change.tensor}, which {self.base.directory} does not store")
-        stored = self.base.matrix(change.tensor)
-        change.refuse_misfit(stored.shape)
-        edited = stored.fitted(
-            (start, change.added(stored.read_rows(start, stop), start)) for start, stop in stored.blocks()
-        )
-        for start, stop in edited.blocks():
-            rows = change.added(edited.read_rows(start, stop), start)
-            for piece in edited.encode(rows, start):
-                self._put(piece)
-            if edited.dtype not in DTYPES:
-                self.rounding += edited.rounding_error(rows, start)
-
-    def _put(self, piece: Piece) -> None:
-        copy = self.directory / piece.tensor.file.relative_to(self.base.directory)
-        with copy.open("r+b") as handle:
-            handle.seek(piece.start)
-            handle.write(piece.data)
-            handle.flush()
-            handle.seek(piece.start)
-            if handle.read(len(piece.data)) != piece.data:
-                raise ChipError(f"{piece.tensor.name} reads back differently from what was written to {copy}")
-
-    def _remove(self) -> None:
-        if self.directory != Path():
-            shutil.rmtree(self.directory, ignore_errors=True)
+    def _create_files(self) -> None:
+        edited: dict[Path, list[tuple[int, int]]] = {}
+        for stored in self._rewriting.stored(self._base):
+            edited.setdefault(stored.file, []).append((stored.start, stored.stop))
+        for source in files_carried(self._base):
+            target = self.directory / source.relative_to(self._base.directory)
+            os.makedirs(target.parent, exist_ok=True)
+            self._copier.create(source, target, edited.get(source, ()))
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class CheckpointInPlace:
+    """A checkpoint whose tensors are written over; `commit` makes that final.
+
+    Whatever was not committed is put back on the way out, or, where the run is killed, by the next one. Raises
+    ChipError where a file is a link or has others, since that would change another model too.
+    """
+
+    copied, recovered = "nothing", ""
+
+    def __init__(self, base: Checkpoint, rewriting: Rewriting) -> None:
+        self.directory = base.directory
+        self._base, self._rewriting = base, rewriting
+        self._written: dict[str, str] = {}
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._rewriting.refuse_misfit(self._base)
+        tensors = self._rewriting.stored(self._base)
+        files = sorted({tensor.file for tensor in tensors})
+        _refuse_shared(files)
+        _ = self._base.digest  # as it was, to compare with
+        with ExitStack() as held:
+            busy = f"another run is editing {self.directory} in place; wait for it to end"
+            held.enter_context(locked(lock_of(self.directory), busy))
+            held.callback(self._put_back)
+            write_journal(self.directory, tensors)
+            with explained(self.directory):
+                self._written = self._rewriting.write(self._base, self.directory)
+                for file in files:
+                    sync(file)
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def prove(self) -> Proof:
+        """Read everything back from the disk: what was written is as it was meant, and all else as it was."""
+        return prove(self._base, Checkpoint(self.directory, unfinished=True), self._written)
+
+    def commit(self) -> None:
+        """Make it final: from here on there is no way back but `chip revert`."""
+        remove_journal(self.directory)
+
+    def _put_back(self) -> None:
+        if journal_of(self.directory).exists():
+            roll_back(self.directory)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _refuse_shared(files: list[Path]) -> None:
+    for file in files:
+        if file.is_symlink() or os.stat(file).st_nlink > 1:
+            raise ChipError(f"{file} is a link or has others: editing it in place would change them too; give --out")

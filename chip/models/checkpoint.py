@@ -1,18 +1,22 @@
 """A checkpoint on disk: a directory of safetensors files with its config. Imports no torch."""
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from chip.errors import ChipError
-from chip.files import file_digest
+from chip.files import file_digest, journal_of
 from chip.models.matrix import Matrix, Plain, scaled
 from chip.models.quantised import block_size, quantisation, refuse_quantised, refuse_quantised_tensors, scale_names
-from chip.models.stored import StoredTensor, read_header, read_json
+from chip.models.stored import DTYPES, StoredTensor, header_digest, read_header, read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 INDEX = "model.safetensors.index.json"
+_HASHING = 4
+"""Tensors that are hashed at once."""
 
 
 class Checkpoint:
@@ -23,10 +27,16 @@ class Checkpoint:
     tensor that differs from shard to shard.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, unfinished: bool = False) -> None:
+        """unfinished: open it even while it is being edited in place."""
         self.directory = Path(directory)
         if not self.directory.is_dir():
             raise ChipError(f"{directory} is not a directory; give the directory of a checkpoint")
+        if journal_of(self.directory).exists() and not unfinished:
+            raise ChipError(
+                f"an edit of {directory} in place is under way or was interrupted; `chip recover {directory}` puts it "
+                "back"
+            )
         self.config = self._read_config()
         self._copies = self._read_tensors()
         self.tensors = {name: copies[0] for name, copies in self._copies.items()}
@@ -36,6 +46,10 @@ class Checkpoint:
         """Whether some of its weights are stored as fp8 with scales."""
         return quantisation(self.config) is not None
 
+    def copies(self, name: str) -> tuple[StoredTensor, ...]:
+        """Everywhere that a tensor is stored, equal to each other."""
+        return self._copies[name]
+
     def matrix(self, name: str) -> Matrix:
         """A tensor as the values that it holds, with every copy of it and its scales.
 
@@ -43,7 +57,10 @@ class Checkpoint:
         """
         if name not in self.tensors:
             raise ChipError(f"{self.directory} stores no tensor {name}")
-        if self.tensors[name].dtype != "F8_E4M3":
+        dtype = self.tensors[name].dtype
+        if dtype not in DTYPES and dtype != "F8_E4M3":
+            raise ChipError(f"{name} is stored as {dtype}, which chip cannot edit; convert it to bf16 first")
+        if dtype in DTYPES:
             return Plain(self._copies[name])
         found = [scale for scale in scale_names(name) if scale in self.tensors]
         if len(found) != 1:
@@ -117,14 +134,25 @@ class Checkpoint:
         return [self.directory / name for name in sorted(set(weight_map.values()))], weight_map
 
     @property
-    def files(self) -> set[Path]:
-        """The files that hold its tensors."""
-        return {tensor.file for copies in self._copies.values() for tensor in copies}
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold tensors, in the order of their names."""
+        return tuple(sorted({tensor.file for copies in self._copies.values() for tensor in copies}))
+
+    @cached_property
+    def tensor_digests(self) -> dict[str, str]:
+        """SHA-256 of every tensor's bytes, by name."""
+        with ThreadPoolExecutor(min(_HASHING, os.cpu_count() or 1)) as pool:
+            return dict(zip(self.tensors, pool.map(StoredTensor.digest, self.tensors.values()), strict=True))
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over config and weight files: what statistics and edits are tied to."""
-        return _files_digest(self.files | {self.directory / "config.json"})
+        """SHA-256 over config, headers and tensors: what statistics and edits are tied to."""
+        total = hashlib.sha256(file_digest(self.directory / "config.json").encode())
+        for file in self.files:
+            total.update(f"{file.name}\0{header_digest(file)}\n".encode())
+        for name, digest in sorted(self.tensor_digests.items()):
+            total.update(f"{name}\0{digest}\n".encode())
+        return total.hexdigest()
 
     @cached_property
     def prompts_digest(self) -> str:

@@ -100,9 +100,14 @@ class Matrix(ABC):
         """All values, in the tensor's own shape."""
         return self.read_rows(0, self.shape[0] if self.shape else 1).reshape(self.shape)
 
-    @abstractmethod
-    def digest(self) -> str:
-        """SHA-256 of the bytes that its values are read from."""
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what its values are read from, by the names of the stored tensors."""
+        return {one.name: one.digest() for one in self.tensors}
+
+    @property
+    def companions(self) -> dict[str, str]:
+        """The digests that all of them but the one that bears the name have once this matrix is encoded."""
+        return {}
 
     def fitted(self, edited: Iterable[tuple[int, Array]]) -> Self:
         """The matrix that can hold new values: pairs of a first row and the rows (n, d) that it begins, in float64.
@@ -120,7 +125,10 @@ class Matrix(ABC):
 
     @abstractmethod
     def encode(self, rows: Array, start: int) -> list[Piece]:
-        """What to write so that these rows are read back as `rounded` says; raises ChipError as that does."""
+        """What to write so that these rows are read back as `rounded` says; raises ChipError as that does.
+
+        The pieces of all rows are all bytes of all of `tensors`.
+        """
 
     def rounding_error(self, rows: Array, start: int) -> RoundingError:
         """What storing these rows in place of those that are there would cost."""
@@ -141,9 +149,6 @@ class Plain(Matrix):
 
     def read_rows(self, start: int, stop: int) -> Array:
         return self.copies[0].read_rows(start, stop)
-
-    def digest(self) -> str:
-        return self.copies[0].digest()
 
     def rounded(self, rows: Array, start: int) -> Array:
         values = rounded(rows, DTYPES[self.dtype])
@@ -180,8 +185,9 @@ class Scaled(Matrix):
         codes = self.codes[0].read_rows(start, stop)
         return codes.astype(np.float32) * self._spread(self._stored, start, stop)
 
-    def digest(self) -> str:
-        return hashlib.sha256(f"{self.codes[0].digest()}{self.scales[0].digest()}".encode()).hexdigest()
+    @property
+    def companions(self) -> dict[str, str]:
+        return {self.scales[0].name: hashlib.sha256(self._scales.tobytes()).hexdigest()}
 
     def fitted(self, edited: Iterable[tuple[int, Array]]) -> Self:
         peaks = np.zeros(self._stored.shape)
@@ -203,10 +209,8 @@ class Scaled(Matrix):
     def encode(self, rows: Array, start: int) -> list[Piece]:
         data = self._encoded(rows, start).tobytes()
         pieces = [Piece(one, one.start + start * one.row_bytes, data) for one in self.codes]
-        if self.grown is None or not len(rows):
-            return pieces
         first, last = start // self.block[0], (start + len(rows) - 1) // self.block[0] + 1
-        offset, data = first * self.grown[0].nbytes, self.grown[first:last].tobytes()
+        offset, data = first * self._scales[0].nbytes, self._scales[first:last].tobytes()
         return [*pieces, *(Piece(one, one.start + offset, data) for one in self.scales)]
 
     @cached_property

@@ -51,12 +51,23 @@ _BITS = {
 
 _READABLE = {**DTYPES, **SCALE_DTYPES, "F8_E4M3": E4M3}
 
-_THROUGH_FLOAT32 = {DTYPES["BF16"], E4M3, SCALE_DTYPES["F8_E8M0"]}
+_THROUGH_FLOAT32 = {E4M3, SCALE_DTYPES["F8_E8M0"]}
 _MAXIMUM_HEADER_BYTES = 100_000_000
 _LARGEST_SIZE = 1 << 63
 _READ_BYTES = 1 << 22
 _BLOCK_NUMBERS = 1 << 22
 """How many numbers of a tensor are worked on at once: 32 MiB of float64."""
+
+_ROUNDED_AT_ONCE = 1 << 15
+"""How many are rounded at once: what stays near the processor."""
+
+_DROPPED = np.uint64(53 - 8)
+"""The bits of a float64 that bfloat16, which has 8 significant ones, does not keep."""
+
+_UNDER_HALF = np.uint64((1 << 44) - 1)
+_SMALLEST_NORMAL = 2.0**-126
+_ROUNDS_SMALL = 1.5 * 2.0 ** (52 - 133)
+"""Numbers of this size are 2⁻¹³³ apart in float64, as bfloat16's below the smallest normal one are."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +90,22 @@ class StoredTensor:
         step = self.row_bytes
         return self._read(self.start + start * step, self.start + stop * step).reshape(stop - start, -1)
 
+    def raw(self, size: int = _READ_BYTES) -> Iterator[bytes]:
+        """Its bytes, at most `size` of them at a time."""
+        left = self.stop - self.start
+        with self.file.open("rb") as handle:
+            handle.seek(self.start)
+            while left:
+                if not (block := handle.read(min(left, size))):
+                    raise ChipError(f"{self.file} became shorter while it was read")
+                yield block
+                left -= len(block)
+
     def digest(self) -> str:
         """SHA-256 of its bytes."""
         total = hashlib.sha256()
-        with self.file.open("rb") as handle:
-            handle.seek(self.start)
-            left = self.stop - self.start
-            while left and (block := handle.read(min(left, _READ_BYTES))):
-                total.update(block)
-                left -= len(block)
+        for block in self.raw():
+            total.update(block)
         return total.hexdigest()
 
     def blocks(self) -> Iterator[tuple[int, int]]:
@@ -114,19 +132,47 @@ class StoredTensor:
 
 
 def rounded(values: Array, dtype: np.dtype[Any]) -> Array:
-    """float64 values rounded once, to nearest even.
-
-    NumPy reaches bfloat16 and fp8 through float32, which would round twice; rounding to odd on the way keeps what the
-    second rounding has to know (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
-    """
-    with np.errstate(over="ignore"):  # what overflows is refused by whoever writes it
-        if dtype not in _THROUGH_FLOAT32:
+    """float64 values rounded once, to nearest even; what is too large becomes infinite, for the caller to see."""
+    with np.errstate(over="ignore"):
+        if dtype in _THROUGH_FLOAT32:
+            return _rounded_to_odd(values).astype(dtype)
+        if dtype != DTYPES["BF16"]:
             return values.astype(dtype)
-        nearest = values.astype(np.float32)
-        toward_zero = np.where(np.abs(nearest) > np.abs(values), np.nextafter(nearest, np.float32(0)), nearest)
-        bits = toward_zero.astype(np.float32).view(np.uint32)
-        odd = np.where(toward_zero != values, bits | np.uint32(1), bits)
-        return np.where(np.isfinite(nearest), odd.view(np.float32), nearest).astype(dtype)
+        found = np.empty(values.shape, np.uint16)
+        given, taken = np.ascontiguousarray(values).reshape(-1), found.reshape(-1)
+        for start in range(0, given.size, _ROUNDED_AT_ONCE):
+            stop = start + _ROUNDED_AT_ONCE
+            taken[start:stop] = _bfloat16_bits(given[start:stop])
+        return found.view(dtype)
+
+
+def _rounded_to_odd(values: Array) -> Array:
+    """float64 values as float32 that can be rounded again, to fewer digits, as if that were done once: NumPy reaches
+    fp8 so. (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008.)"""
+    nearest = values.astype(np.float32)
+    toward_zero = np.where(np.abs(nearest) > np.abs(values), np.nextafter(nearest, np.float32(0)), nearest)
+    bits = toward_zero.astype(np.float32).view(np.uint32)
+    odd = np.where(toward_zero != values, bits | np.uint32(1), bits)
+    return np.where(np.isfinite(nearest), odd.view(np.float32), nearest)
+
+
+def _bfloat16_bits(values: Array) -> Array:
+    """float64 values (n,) as bfloat16 bits. NumPy would go by float32, which rounds twice.
+
+    Bits are rounded as an integer is: half a unit less one is added, and one where the last bit that stays is odd.
+    Below the smallest normal number the unit no longer shrinks; there a sum with a large constant rounds to it.
+    """
+    bits = values.view(np.uint64)
+    kept = bits >> _DROPPED
+    kept &= np.uint64(1)
+    kept += bits
+    kept += _UNDER_HALF
+    kept &= ~(2 * _UNDER_HALF + np.uint64(1))
+    exact = kept.view(np.float64)
+    if ((magnitude := np.abs(values)) < _SMALLEST_NORMAL).any() or not np.isfinite(magnitude).all():
+        small = np.copysign((magnitude + _ROUNDS_SMALL) - _ROUNDS_SMALL, values)
+        exact = np.where(magnitude < _SMALLEST_NORMAL, small, np.where(np.isfinite(magnitude), exact, values))
+    return exact.astype(np.float32).view(np.uint32) >> np.uint32(16)
 
 
 @dataclass(frozen=True)
@@ -180,6 +226,13 @@ def read_header(path: Path) -> Header:
     if end != size:
         raise ChipError(f"{path} has a damaged safetensors header: nobody owns the bytes at its end")
     return Header(metadata, tuple(tensors), 8 + length)
+
+
+def header_digest(path: Path) -> str:
+    """SHA-256 of a file's header, length and all, byte for byte."""
+    with path.open("rb") as handle:
+        start = handle.read(8)
+        return hashlib.sha256(start + handle.read(struct.unpack("<Q", start)[0])).hexdigest()
 
 
 def _entry(path: Path, name: str, entry: dict[str, Any], data: int) -> StoredTensor:

@@ -157,7 +157,7 @@ def as_edit(problem: Problem, changes: Sequence[Change], reports: Sequence[SiteR
             "no site has anything to remove: at every one the target differs in nothing from what is retained"
         )
     tensors = {s.name: s for one in problem.stored.values() for s in (one.weight, one.bias) if s is not None}
-    base = {one.tensor: tensors[one.tensor].digest() for one in changes}
+    base = {name: digest for one in changes for name, digest in tensors[one.tensor].digests().items()}
     settings = problem.settings
     return Solved(Edit(settings.method, settings.described(), tuple(changes), base), tuple(reports))
 

@@ -2,17 +2,28 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from chip.collect.fitting import Notice
 from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.collect.team import launched
-from chip.edit import StagedCheckpoint, refuse_existing, save_edits
-from chip.edit.receipt import hashed_nodes, read_salt, write_receipt
+from chip.edit import (
+    Applying,
+    CheckpointInPlace,
+    Edit,
+    StagedCheckpoint,
+    WrittenCheckpoint,
+    save_edits,
+)
+from chip.edit.journal import recover_model
+from chip.edit.outputs import refuse_existing, refuse_inside
+from chip.edit.proof import Proof
+from chip.edit.receipt import described, hashed_nodes, read_salt, write_receipt
+from chip.edit.signature import private_key
 from chip.errors import ChipError, UsageError
-from chip.files import refuse_foreign, write_private
+from chip.files import write_private
 from chip.hierarchy import Hierarchy, Split
 from chip.measure import Answers, Group, Part, audit_groups, wholes
 from chip.models.checkpoint import Checkpoint
@@ -65,12 +76,18 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
         raise UsageError("--verify-records must be at least 1; --no-verify asks nobody")
     _refuse_tuning(request)
     directory = resolve_model(request.model)
-    out = request.out or default_output(request.model)
+    _refuse_in_place(request)
+    out = directory if request.in_place else request.out or default_output(request.model)
     hierarchy = read_records(request.data)
     split = hierarchy.split([hierarchy.resolve(name) for name in request.forget])
+    if request.sign is not None:
+        private_key(request.sign)
+    recovered = recover_model(directory)
     if not request.dry_run:
-        refuse_existing(out, directory, force=request.force)
-        _refuse_inside(out, directory, request)
+        if not request.in_place:
+            refuse_existing(out, directory, force=request.force)
+        files = {"--receipt": request.receipt, "--edit-out": request.edit_out, "--statistics": request.statistics}
+        refuse_inside({**files, "--plot": request.plot}, (out, directory))
     checkpoint = Checkpoint(directory)
     loaded = load_model(checkpoint, request.device, request.dtype)
     sites = chosen_sites(loaded.sites, request.settings)
@@ -90,6 +107,7 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
     collection = plan_collection(loaded, hierarchy, counted, source, request.collecting)
     touched = {site.name: stored[site.name] for site in sites}
     plan = plan_edit(request, checkpoint, loaded, touched, hierarchy, split, source, collection, out)
+    plan = replace(plan, notices=(recovered, *plan.notices)) if recovered else plan
     return PreparedEdit(request, checkpoint, loaded, space, stored, hierarchy, split, counted, source, collection, plan)
 
 
@@ -171,43 +189,71 @@ def _write(
     request, out = prepared.request, prepared.plan.out
     if out is None or prepared.plan.receipt is None:
         raise ChipError("this edit was planned as a dry run; prepare it again to write it")
-    with StagedCheckpoint(prepared.checkpoint, solved.edit, out, force=request.force) as staged:
+    applying = Applying([replace(solved.edit, nodes=tuple(hashed_nodes(prepared.split.targets, salt)))])
+    with _written(prepared, applying, out) as written:
+        if written.recovered:
+            notice(written.recovered)
+        if applying.rounding.meant:
+            notice(applying.rounding.described)
+        proof = written.prove()
         table: tuple[Row, ...] = ()
         verdict: Verdict | None = None
-        edited = Checkpoint(staged.directory)
-        if staged.rounding.meant:
-            notice(staged.rounding.described)
         if request.verify:
             prepared.loaded.model.to("cpu")  # type: ignore[arg-type]  # an accelerator may not hold both
-            again = load_model(edited, request.device, request.dtype)
+            again = load_model(Checkpoint(written.directory, unfinished=True), request.device, request.dtype)
             after = ask(again, groups, request.settings.batch_size, track, "asking the model after")
             table = rows(parts, before, after)
             verdict = judged(parts, before, after, request.tuning)
         result = EditResult(
-            solved.sites, table, out, prepared.plan.receipt, request.edit_out, tuning=tuning, verdict=verdict
+            solved.sites,
+            table,
+            out,
+            prepared.plan.receipt,
+            request.edit_out,
+            tuning=tuning,
+            verdict=verdict,
+            proof=proof,
         )
-        written: list[Path] = []
+        beside: list[Path] = []
         try:
-            write_receipt(prepared.plan.receipt, _receipt(prepared, solved, result, edited.digest, salt))
-            written.append(prepared.plan.receipt)
+            write_receipt(
+                prepared.plan.receipt,
+                _receipt(prepared, applying.edits[0], result, proof, written.copied),
+                request.sign,
+            )
+            beside.append(prepared.plan.receipt)
             if request.edit_out is not None:
-                save_edits([solved.edit], request.edit_out)
-                written.append(request.edit_out)
+                save_edits(applying.edits, request.edit_out)
+                beside.append(request.edit_out)
             if request.plot is not None and tuning is not None:
                 write_private(request.plot, plot_trials(tuning.trials, tuning.trials[tuning.chosen], tuning.goals))
-                written.append(request.plot)
-            staged.commit()
+                beside.append(request.plot)
+            written.commit()
         except BaseException:
-            for path in written:
+            for path in beside:
                 path.unlink(missing_ok=True)
             raise
     return result
+
+
+def _written(prepared: PreparedEdit, applying: Applying, out: Path) -> WrittenCheckpoint:
+    request = prepared.request
+    if request.in_place:
+        return CheckpointInPlace(prepared.checkpoint, applying)
+    return StagedCheckpoint(prepared.checkpoint, applying, out, force=request.force, link=request.link)
 
 
 def default_output(model: str) -> Path:
     """`model-forgotten` beside the model; for a hub id, in the working directory."""
     path = Path(model).resolve() if Path(model).is_dir() and not Path(model).name else Path(model)
     return path.with_name(path.name + "-forgotten") if path.is_dir() else Path(path.name + "-forgotten")
+
+
+def _refuse_in_place(request: EditRequest) -> None:
+    """An edit in place has no output of its own."""
+    for flag, given in {"--out": request.out is not None, "--link": request.link, "--force": request.force}.items():
+        if request.in_place and given:
+            raise UsageError(f"{flag} is about a new checkpoint and --in-place writes none; leave one of them out")
 
 
 def _refuse_tuning(request: EditRequest) -> None:
@@ -232,32 +278,12 @@ def _space(request: EditRequest, loaded: LoadedModel) -> Space:
     return space
 
 
-def _refuse_inside(out: Path, directory: Path, request: EditRequest) -> None:
-    """What says more than a released checkpoint may say is never written into one."""
-    flags = {
-        "--receipt": request.receipt,
-        "--edit-out": request.edit_out,
-        "--statistics": request.statistics,
-        "--plot": request.plot,
-    }
-    for flag, path in flags.items():
-        for checkpoint in (out, directory):
-            if path is not None and path.resolve().is_relative_to(checkpoint.resolve()):
-                raise ChipError(f"{flag} {path} lies inside {checkpoint}; it must stay outside of what is released")
-        if path is not None:
-            refuse_foreign(path)
-
-
-def _receipt(prepared: PreparedEdit, solved: Solved, result: EditResult, digest: str, salt: bytes) -> dict[str, Any]:
+def _receipt(prepared: PreparedEdit, edit: Edit, result: EditResult, proof: Proof, copied: str) -> dict[str, Any]:
     found = result.as_json()
     return {
-        "method": solved.edit.method,
-        "settings": dict(solved.edit.settings),
-        "nodes": hashed_nodes(prepared.split.targets, salt),
+        "action": "edit",
+        **described([edit], proof, copied),
         "records": dict(prepared.plan.records),
-        "base_digest": prepared.checkpoint.digest,
-        "edited_digest": digest,
-        "tensors": dict(solved.edit.base),
         "sites": found["sites"],
         "verification": found["rows"],
         "tuning": found["tuning"],

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chip.edit import StagedCheckpoint, refuse_existing, save_edits
+from chip.edit import Applying, StagedCheckpoint, refuse_existing, save_edits
 from chip.edit.merge import adapter_edit
-from chip.edit.writer import files_left_behind
-from chip.errors import ChipError
-from chip.files import file_digest, refuse_foreign
+from chip.edit.outputs import files_left_behind, refuse_inside
+from chip.files import file_digest
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import resolve_model
 
@@ -41,27 +40,24 @@ def merge(adapter: str, base: str, out: Path, *, edit_out: Path | None = None, f
     checkpoint = Checkpoint(resolve_model(base))
     refuse_existing(out, checkpoint.directory, force=force)
     refuse_existing(out, source, force=force)
-    if edit_out is not None:
-        for directory in (out, checkpoint.directory):
-            if edit_out.resolve().is_relative_to(directory.resolve()):
-                raise ChipError(f"--edit-out {edit_out} lies inside {directory}; name a file outside of it")
-        refuse_foreign(edit_out)
-    edit = adapter_edit(source, checkpoint)
+    refuse_inside({"--edit-out": edit_out}, (out, checkpoint.directory))
+    applying = Applying([adapter_edit(source, checkpoint)])
     notices = []
     if other := _other_files(source, checkpoint.directory):
         notices.append(f"the adapter brings other files of these names, the base's are kept: {', '.join(other)}")
-    with StagedCheckpoint(checkpoint, edit, out, force=force) as staged:
-        if staged.rounding.meant:
-            notices.append(staged.rounding.described)
+    with StagedCheckpoint(checkpoint, applying, out, force=force) as staged:
+        if applying.rounding.meant:
+            notices.append(applying.rounding.described)
+        staged.prove()
         if edit_out is not None:
-            save_edits([edit], edit_out)
+            save_edits(applying.edits, edit_out)
         try:
             staged.commit()
         except BaseException:
             if edit_out is not None:
                 edit_out.unlink(missing_ok=True)
             raise
-    return MergeResult(out, edit_out, edit.tensors, tuple(files_left_behind(checkpoint)), tuple(notices))
+    return MergeResult(out, edit_out, applying.edits[0].tensors, tuple(files_left_behind(checkpoint)), tuple(notices))
 
 
 def _other_files(adapter: Path, base: Path) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chip.collect.reuse import StatisticsSource
-from chip.edit.writer import files_left_behind
+from chip.edit.outputs import files_left_behind
 from chip.hierarchy import Hierarchy, Split
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel

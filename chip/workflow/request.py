@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from chip.edit.proof import Proof
 from chip.settings import CollectSettings, EditSettings, TuningSettings
 from chip.solve.problem import SiteReport
 from chip.workflow.audit import Row
@@ -37,6 +38,9 @@ class EditRequest:
     verify_records: int = 200
     dry_run: bool = False
     force: bool = False
+    link: bool = False
+    in_place: bool = False
+    sign: Path | None = None
 
     @property
     def searches(self) -> bool:
@@ -48,7 +52,7 @@ class EditRequest:
 class EditResult:
     """What an edit came to: the report of each site, the table (empty without verification), what was written, what
     choosing the strength came to (None where it was not to be chosen), and whether the goals were met (None where
-    nothing was asked)."""
+    nothing was asked), and what was proved of the checkpoint that was written."""
 
     sites: tuple[SiteReport, ...]
     rows: tuple[Row, ...] = ()
@@ -57,6 +61,7 @@ class EditResult:
     edit: Path | None = None
     tuning: Tuning | None = None
     verdict: Verdict | None = None
+    proof: Proof | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The result as plain values."""
@@ -67,4 +72,5 @@ class EditResult:
             **{name: None if path is None else str(path) for name, path in paths.items()},
             "tuning": None if self.tuning is None else self.tuning.as_json(),
             "verdict": None if self.verdict is None else self.verdict.as_json(),
+            "proof": None if self.proof is None else asdict(self.proof),
         }

@@ -1,0 +1,110 @@
+"""The journal of an edit in place: the bytes that were there before, kept until the edit has proved itself.
+
+It stands beside the model, is on disk before the first byte of the model changes, and goes when the edit is finished:
+removing it is what finishes it. Whoever finds it without the run that wrote it puts the old bytes back.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from chip.errors import ChipError
+from chip.files import explained, journal_of, lock_of, locked, private_file, remove_abandoned, sync, write_all
+from chip.models.stored import StoredTensor, read_header
+
+FORMAT = "chip-journal-1"
+_BYTES = 1 << 22
+
+
+def write_journal(model: Path, tensors: Iterable[StoredTensor]) -> None:
+    """Keep the bytes of `tensors`, all of them in files of `model`, as they are now."""
+    kept = sorted(tensors, key=lambda one: (str(one.file), one.start))
+    header: dict[str, object] = {}
+    at = 0
+    for number, one in enumerate(kept):
+        size = one.stop - one.start
+        header[str(number)] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        at += size
+    places = [[os.path.relpath(one.file, model), one.start, one.digest()] for one in kept]
+    header["__metadata__"] = {"chip": json.dumps({"format": FORMAT, "places": places})}
+    encoded = json.dumps(header).encode()
+    with private_file(journal_of(model)) as partial:
+        handle = os.open(partial, os.O_WRONLY)
+        try:
+            write_all(handle, struct.pack("<Q", len(encoded)) + encoded)
+            for one in kept:
+                for block in one.raw(_BYTES):
+                    write_all(handle, block)
+        finally:
+            os.close(handle)
+
+
+def remove_journal(model: Path) -> None:
+    """Finish an edit in place: from here on there is no way back but `chip revert`."""
+    with explained(model):
+        os.unlink(journal_of(model))
+        sync(journal_of(model).parent)
+
+
+def roll_back(model: Path) -> None:
+    """Put back what the journal holds, and remove it. May be interrupted, and repeated.
+
+    Raises ChipError where the journal is damaged: nothing is written then.
+    """
+    path = journal_of(model)
+    kept = read_journal(path, model)
+    with explained(model):
+        for place, old in kept:
+            handle = os.open(place.file, os.O_WRONLY)
+            try:
+                at = place.start
+                for block in old.raw(_BYTES):
+                    write_all(handle, block, at)
+                    at += len(block)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        os.unlink(path)
+        sync(path.parent)
+
+
+def read_journal(path: Path, model: Path) -> Sequence[tuple[StoredTensor, StoredTensor]]:
+    """Pairs of where bytes belong and where the journal keeps them, each proved by its digest."""
+    try:
+        held = read_header(path)
+        content = json.loads(held.metadata["chip"])
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
+        kept = {one.name: one for one in held.tensors}
+        found = []
+        for number, (name, start, digest) in enumerate(content["places"]):
+            old, file = kept[str(number)], model / name
+            if ".." in Path(name).parts or Path(name).is_absolute() or file.is_symlink() or not file.is_file():
+                raise ValueError(f"{name} is no file of the model")
+            if type(start) is not int or not 0 <= start <= file.stat().st_size - (old.stop - old.start):
+                raise ValueError(f"{name} is shorter than it was")
+            if old.digest() != digest:
+                raise ValueError(f"its copy of {name} is damaged")
+            found.append((StoredTensor(name, file, old.dtype, old.shape, start, start + old.stop - old.start), old))
+        return found
+    except (ChipError, OSError, KeyError, ValueError, TypeError, AttributeError) as problem:
+        raise ChipError(
+            f"{model} was being edited in place, and the journal {path} cannot put it back ({problem}); restore the "
+            "model from a copy"
+        ) from problem
+
+
+def recover_model(model: Path) -> str:
+    """Roll back an edit in place that was interrupted; in words, or empty where there was none.
+
+    Raises ChipError where a run is still at it."""
+    remove_abandoned(journal_of(model))
+    if not journal_of(model).exists() and not lock_of(model).exists():
+        return ""
+    with locked(lock_of(model), f"another run is editing {model} in place; wait for it to end"):
+        if not journal_of(model).exists():
+            return ""
+        roll_back(model)
+        return f"an edit of {model} in place had been interrupted: it is as it was before"

@@ -1,0 +1,74 @@
+"""Proof that a checkpoint is its base with an edit and nothing else: every byte is read, none is taken on trust."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chip.edit.edit import Edit
+from chip.edit.outputs import files_carried
+from chip.edit.rewriting import Applying, edited_digests
+from chip.errors import ChipError
+from chip.files import file_digest
+from chip.models.checkpoint import Checkpoint
+from chip.models.stored import header_digest
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found equal: tensors that are as in the base, tensors that are as the edit makes them, other files; and
+    the digests of both checkpoints."""
+
+    unchanged: int
+    edited: int
+    files: int
+    base_digest: str
+    edited_digest: str
+
+
+def prove(base: Checkpoint, edited: Checkpoint, written: Mapping[str, str]) -> Proof:
+    """Prove that `edited` is `base` but for the tensors in `written`, which have those digests.
+
+    Reads both checkpoints whole, the edited one from the disk and not from memory as far as the system allows. Raises
+    ChipError that names the first difference.
+    """
+    for file in edited.files:
+        _forget_cached(file)
+    others = _prove_files(base, edited)
+    if list(base.tensors) != list(edited.tensors):
+        raise ChipError(f"{edited.directory} does not store the same tensors as {base.directory}")
+    for name, digest in edited.tensor_digests.items():
+        if digest != written.get(name, base.tensor_digests[name]):
+            meant = "as the edit makes it" if name in written else f"as in {base.directory}, and no edit changes it"
+            raise ChipError(f"{name} in {edited.directory} is not {meant}")
+    return Proof(len(base.tensors) - len(written), len(written), others, base.digest, edited.digest)
+
+
+def verify(base: Checkpoint, edited: Checkpoint, edits: Sequence[Edit]) -> Proof:
+    """Prove at any later time that `edited` is `base` after `edits`, which are applied again, in memory."""
+    Applying(edits).refuse_misfit(base)
+    return prove(base, edited, edited_digests(base, edits))
+
+
+def _prove_files(base: Checkpoint, edited: Checkpoint) -> int:
+    """That headers and all other files are equal; the number of other files."""
+    ours, theirs = ({path.relative_to(one.directory): path for path in files_carried(one)} for one in (base, edited))
+    if odd := sorted(ours.keys() ^ theirs.keys()):
+        lacking = base if odd[0] in theirs else edited
+        raise ChipError(f"{odd[0]} is not in {lacking.directory}, but in the other checkpoint")
+    shards = {path.relative_to(base.directory) for path in base.files}
+    for name, path in ours.items():
+        digest = header_digest if name in shards else file_digest
+        if digest(path) != digest(theirs[name]):
+            what = "the header of " if name in shards else ""
+            raise ChipError(f"{what}{name} in {edited.directory} is not as in {base.directory}")
+    return len(ours) - len(shards)
+
+
+def _forget_cached(file: Path) -> None:
+    """Have the next reading of a file, which is on disk already, come from there."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)

@@ -1,0 +1,157 @@
+"""`chip apply`: write checkpoints from edit files, without data, statistics or a model. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from chip.edit import Applying, CheckpointInPlace, Edit, StagedCheckpoint, WrittenCheckpoint, load_edits, save_edits
+from chip.edit.chain import fitting
+from chip.edit.journal import recover_model
+from chip.edit.outputs import files_left_behind, refuse_existing, refuse_inside
+from chip.edit.proof import Proof
+from chip.edit.receipt import described, write_receipt
+from chip.edit.signature import private_key
+from chip.errors import ChipError, UsageError
+from chip.models.checkpoint import Checkpoint
+from chip.models.folders import checkpoints_in
+from chip.progress import Track, silent
+
+
+@dataclass(frozen=True)
+class ApplyRequest:
+    """Everything that `chip apply` was asked; docs/command-line.md describes each.
+
+    models: checkpoints, or folders of them. edits: edit files, applied in their order. out: the new checkpoint, or with
+    several the folder of all. after: edit files that the models carry already.
+    """
+
+    models: tuple[Path, ...]
+    edits: tuple[Path, ...]
+    out: Path | None = None
+    after: tuple[Path, ...] = ()
+    transfer: bool = False
+    in_place: bool = False
+    link: bool = False
+    force: bool = False
+    verify: bool = True
+    receipt: Path | None = None
+    edit_out: Path | None = None
+    sign: Path | None = None
+
+
+@dataclass(frozen=True)
+class PlannedApply:
+    """One checkpoint that edits will be applied to: what fits it, and where everything goes. `recovered` says in words
+    what an interrupted run had left of it."""
+
+    base: Checkpoint
+    edits: tuple[Edit, ...]
+    out: Path
+    receipt: Path
+    left_behind: tuple[str, ...]
+    recovered: str = ""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One checkpoint that was written."""
+
+    base: Path
+    out: Path
+    receipt: Path
+    edits: tuple[str, ...]
+    transferred: bool
+    copied: str
+    proof: Proof | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def prepare_apply(request: ApplyRequest) -> tuple[PlannedApply, ...]:
+    """Read and check everything: each edit against each checkpoint. Writes nothing, but that it puts back what an
+    interrupted edit in place had left."""
+    _refuse_flags(request)
+    edits = tuple(edit for path in request.edits for edit in load_edits(path))
+    after = tuple(edit for path in request.after for edit in load_edits(path))
+    models = [model for given in request.models for model in checkpoints_in(given)]
+    several = len(models) > 1 or models[0] != request.models[0]
+    if several and (request.receipt is not None or request.edit_out is not None):
+        raise UsageError("--receipt and --edit-out name one file; with several checkpoints leave them out")
+    if len({model.name for model in models}) < len(models):
+        raise ChipError("two of the checkpoints have one name, and so would their outputs; apply to each by itself")
+    return tuple(_planned(request, model, edits, after, several=several) for model in models)
+
+
+def carry_out_apply(
+    request: ApplyRequest, planned: Sequence[PlannedApply], track: Track = silent
+) -> tuple[Applied, ...]:
+    """Write, prove, and put into place, one checkpoint after the other; those that are done stay when a later fails."""
+    return tuple(_apply(request, one) for one in track(planned, "writing checkpoints"))
+
+
+def _planned(
+    request: ApplyRequest, model: Path, edits: Sequence[Edit], after: Sequence[Edit], *, several: bool
+) -> PlannedApply:
+    recovered = recover_model(model)
+    base = Checkpoint(model)
+    out = _output(request, model, several=several)
+    if not request.in_place:
+        refuse_existing(out, model, force=request.force)
+    receipt = request.receipt or out.with_name(out.name + ".receipt.json")
+    refuse_inside({"--receipt": receipt, "--edit-out": request.edit_out}, (out, model))
+    return PlannedApply(
+        base,
+        fitting(base, edits, after, transfer=request.transfer),
+        out,
+        receipt,
+        () if request.in_place else tuple(files_left_behind(base)),
+        recovered,
+    )
+
+
+def _output(request: ApplyRequest, model: Path, *, several: bool) -> Path:
+    if request.in_place or request.out is None:
+        return model
+    return request.out / model.resolve().name if several else request.out
+
+
+def _apply(request: ApplyRequest, planned: PlannedApply) -> Applied:
+    applying = Applying(planned.edits)
+    with _written(request, planned, applying) as written:
+        proof = written.prove() if request.verify else None
+        receipt = {"action": "apply", **described(applying.edits, proof, written.copied)}
+        write_receipt(planned.receipt, receipt, request.sign)
+        if request.edit_out is not None:
+            save_edits(applying.edits, request.edit_out)
+        written.commit()
+    return Applied(
+        planned.base.directory,
+        planned.out,
+        planned.receipt,
+        tuple(edit.identity for edit in applying.edits),
+        any(edit.transferred for edit in applying.edits),
+        written.copied,
+        proof,
+    )
+
+
+def _written(request: ApplyRequest, planned: PlannedApply, applying: Applying) -> WrittenCheckpoint:
+    if request.in_place:
+        return CheckpointInPlace(planned.base, applying)
+    return StagedCheckpoint(planned.base, applying, planned.out, force=request.force, link=request.link)
+
+
+def _refuse_flags(request: ApplyRequest) -> None:
+    if not request.edits:
+        raise UsageError("no edit file was given; `chip edit --edit-out FILE` makes one")
+    if not request.models:
+        raise UsageError("no checkpoint was given: name a directory before the edit files")
+    if request.in_place == (request.out is not None):
+        raise UsageError("give either --out, for a new checkpoint, or --in-place")
+    if request.in_place and (request.link or request.force):
+        raise UsageError("--link and --force are about a new checkpoint and --in-place writes none")
+    if request.sign is not None:
+        private_key(request.sign)
