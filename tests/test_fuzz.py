@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from chip.edit import Applying, Change, Edit, StagedCheckpoint, load_edits
 from chip.edit.merge import adapter_edit
+from chip.edit.receipt import read_receipt
 from chip.models.checkpoint import INDEX, Checkpoint
 from chip.models.stored import DTYPES, read_header
 from chip.records import read_records
@@ -115,12 +116,18 @@ def written(directory: Path, data: bytes) -> None:
         assert os.listdir(directory / "outputs") in ([], ["out"])
 
 
+def receipt(directory: Path, data: bytes) -> None:
+    lay(directory / "receipt.json", data)
+    assert read_receipt(directory / "receipt.json")["format"]
+
+
 TARGETS = {
     "header": Fuzzed(header, of_safetensors, 18_000),
     "index": Fuzzed(index, of_json, 6_000),
     "config": Fuzzed(config, of_json, 5_000),
     "scales": Fuzzed(scales, of_safetensors, 4_000),
     "edits": Fuzzed(edits, of_safetensors, 8_000),
+    "receipt": Fuzzed(receipt, of_json, 1_000),
     "records": Fuzzed(records, of_lines, 6_000),
     "levels": Fuzzed(levels, of_json, 1_500),
     "adapter": Fuzzed(adapter, of_json, 1_500),
