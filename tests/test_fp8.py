@@ -1,5 +1,6 @@
 """fp8 checkpoints: read as torch reads them, written back so that what did not change keeps its bytes."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import pytest
 import tiny_fp8
 import tiny_models
 import torch
-from checkpoint_files import changed_tensors, header_bytes, stored_tensors
+from checkpoint_files import changed_tensors, digests, header_bytes, stored_tensors
 from edits import run_edit
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny_fp8 import LAYOUTS, dequantised
 
-from chip.edit import Applying, Change, Edit, StagedCheckpoint
+from chip.edit import Applying, Change, Edit, StagedCheckpoint, save_edits
 from chip.errors import ChipError
 from chip.inspection import inspect_model
 from chip.models.checkpoint import Checkpoint
@@ -24,6 +25,8 @@ from chip.models.loading import load_model
 from chip.models.matrix import Matrix, Piece
 from chip.models.sites import stored_sites
 from chip.models.stored import DTYPES, E4M3, SCALE_DTYPES, rounded
+from chip.workflow.apply import ApplyRequest, carry_out_apply, prepare_apply
+from chip.workflow.verify import RevertRequest, VerifyRequest, carry_out_revert, carry_out_verify
 
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
 NUMBERS = np.arange(256, dtype=np.uint8).view(E4M3).astype(np.float64)
@@ -284,6 +287,60 @@ class TestModels:
             off = np.linalg.norm(Checkpoint(staged.directory).matrix(WEIGHT).read() - meant)
             assert applying.rounding.relative == pytest.approx(off / np.linalg.norm(meant))
             assert applying.rounding.of_change == pytest.approx(off / np.linalg.norm(noise.astype(np.float64)))
+
+
+class TestVerbs:
+    """What is done with an edit from its file alone, on weights of which some need a larger scale."""
+
+    @pytest.fixture
+    def base(self, tmp_path: Path) -> Path:
+        directory = tiny_models.text_model(tmp_path / "base", "llama", dtype=torch.bfloat16)
+        return tiny_fp8.quantise(directory, LAYOUTS["deepseek"])
+
+    def edit(self, model: Path, path: Path, seed: int) -> Path:
+        """An edit of two weights, strong enough to let scales grow."""
+        draw, changes, base = np.random.default_rng(seed), [], {}
+        for name in (WEIGHT, WEIGHT.replace("1", "0")):
+            matrix = Checkpoint(model).matrix(name)
+            left, right = (draw.normal(0, 0.7, size).astype(np.float32) for size in ((32, 2), (2, 64)))
+            changes.append(Change(name, left, right))
+            base[name] = matrix.digest()
+        save_edits([Edit("test", {}, tuple(changes), base)], path)
+        return path
+
+    def apply(self, model: Path, *edits: Path, **values: Any) -> None:
+        request = ApplyRequest((model,), edits, **values)
+        carry_out_apply(request, prepare_apply(request))
+
+    def test_applied_verified_reverted_here_and_elsewhere(self, base: Path, tmp_path: Path) -> None:
+        before, edit = digests(base), self.edit(base, tmp_path / "edit", 0)
+        kept = tmp_path / "kept"
+        self.apply(base, edit, out=tmp_path / "out", edit_out=kept)
+        grown = {name for name in changed_tensors(base, tmp_path / "out") if name.endswith("_scale_inv")}
+        assert len(grown) == 2
+        assert carry_out_verify(VerifyRequest(tmp_path / "out", base, (kept,), tmp_path / "out.receipt.json")).proof
+        carry_out_revert(RevertRequest(tmp_path / "out", (kept,), base, tmp_path / "back"))
+        assert digests(tmp_path / "back") == before
+        copy = Path(shutil.copytree(base, tmp_path / "copy"))
+        self.apply(copy, edit, in_place=True)
+        assert digests(copy) == digests(tmp_path / "out")
+        carry_out_revert(RevertRequest(copy, (kept,), base, in_place=True))
+        assert digests(copy) == before
+
+    def test_two_at_once_are_one_after_the_other(self, base: Path, tmp_path: Path) -> None:
+        first = self.edit(base, tmp_path / "a", 0)
+        self.apply(base, first, out=tmp_path / "one", edit_out=tmp_path / "a-kept")
+        second = self.edit(tmp_path / "one", tmp_path / "b", 1)
+        self.apply(tmp_path / "one", second, out=tmp_path / "two")
+        self.apply(base, tmp_path / "a-kept", second, out=tmp_path / "both")
+        assert digests(tmp_path / "both") == digests(tmp_path / "two")
+
+    def test_other_scales_are_other_weights(self, base: Path, tmp_path: Path) -> None:
+        edit = self.edit(base, tmp_path / "edit", 0)
+        (scale,) = Checkpoint(base).matrix(WEIGHT).tensors[1:]
+        put([Piece(scale, scale.start, np.float32(0.5).tobytes())])
+        with pytest.raises(ChipError, match=r"solved on other weights"):
+            self.apply(base, edit, out=tmp_path / "out")
 
 
 def test_every_readable_dtype_is_one_of_numpys() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import struct
 from pathlib import Path
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from checkpoint_files import header_bytes, stored_tensors
+from checkpoint_files import digests, header_bytes, stored_tensors
 from edits import run_edit
 from safetensors.torch import save_file
 from test_checkpoint import write_checkpoint, write_raw
 
-from chip.edit import Applying, Change, Edit, StagedCheckpoint
+from chip.edit import Applying, Change, CheckpointInPlace, Edit, Restoring, StagedCheckpoint
 from chip.edit.outputs import files_left_behind
 from chip.errors import ChipError
 from chip.inspection import inspect_model
@@ -40,6 +41,7 @@ def adding(name: str, shape: tuple[int, ...], value: float = 1.0) -> Edit:
 
 def write(directory: Path, edit: Edit, out: Path) -> dict[str, torch.Tensor]:
     with StagedCheckpoint(Checkpoint(directory), Applying([edit]), out) as staged:
+        staged.prove()
         staged.commit()
     return stored_tensors(out)
 
@@ -57,6 +59,20 @@ class TestShards:
             with_a = stored_tensors_of(tmp_path / "out" / shard)
             assert torch.equal(with_a["a"], a + 1)
         assert torch.equal(stored_tensors_of(tmp_path / "out" / B)["c"], c)
+
+    def test_copies_are_edited_in_place_and_reverted_too(self, tmp_path: Path) -> None:
+        a = torch.randn(3, 2)
+        model = sharded(tmp_path / "m", {A: {"a": a, "b": a.clone()}, B: {"a": a}}, {"a": B, "b": A})
+        base = Path(shutil.copytree(model, tmp_path / "base"))
+        applying = Applying([adding("a", (3, 2))])
+        with CheckpointInPlace(Checkpoint(model), applying) as written:
+            written.prove()
+            written.commit()
+        assert all(torch.equal(stored_tensors_of(model / shard)["a"], a + 1) for shard in (A, B))
+        with CheckpointInPlace(Checkpoint(model), Restoring(Checkpoint(base), ("a",))) as written:
+            written.prove()
+            written.commit()
+        assert digests(model) == digests(base)
 
     @pytest.mark.parametrize("other", [torch.zeros(3, 2), torch.ones(2, 3), torch.ones(3, 2).half()])
     def test_copies_that_differ_are_refused(self, tmp_path: Path, other: torch.Tensor) -> None:

@@ -30,6 +30,7 @@ def test_an_edited_checkpoint_has_the_keys_of_its_model(tmp_path: Path, name: st
         left, right = (draw.normal(0, 0.1, size).astype(np.float32) for size in ((shape[0], 2), (2, shape[1])))
         changes.append(Change(find_stored(base, site.parameter, shape).name, left, right))
     with StagedCheckpoint(base, Applying([Edit("test", {}, tuple(changes))]), tmp_path / "out") as staged:
+        staged.prove()
         staged.commit()
     auto = AutoModelForImageTextToText if name in FAMILIES else AutoModelForCausalLM
     model, report = auto.from_pretrained(tmp_path / "out", output_loading_info=True, local_files_only=True)

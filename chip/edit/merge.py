@@ -54,6 +54,7 @@ _PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])\.(?P<kind>weight|bias)")
 _BASE = re.compile(r"(?:base_model\.model\.)?(?P<module>.+\.)base_layer\.(?P<kind>weight|bias)")
+_LARGEST = 2**63
 _LITERAL = re.compile(r"\^?[\w.-]+")
 
 
@@ -145,16 +146,18 @@ def _added(
     if first is None or second is None or not fits or not first.shape[0] == second.shape[1] == rank:
         raise ChipError(f"{adapter / WEIGHTS} holds no factors of rank {rank} for {module}, as its config says")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    gained: list[tuple[str, Array, Array | None]] = [
-        (f"{module}.weight", _scaled(second, scale), first.read().astype(np.float32))
-    ]
+    gained: list[tuple[str, Array, Array | None]] = [(f"{module}.weight", _scaled(second, scale), _scaled(first, 1.0))]
     if (bias := factors.get("B.bias")) is not None:
         gained.append((f"{module}.bias", _scaled(bias, scale).reshape(-1, 1), None))
     return gained
 
 
 def _scaled(tensor: StoredTensor, scale: float) -> Array:
-    return np.asarray((tensor.read().astype(np.float64) * scale).astype(np.float32))
+    with np.errstate(over="ignore"):
+        values = (tensor.read().astype(np.float64) * scale).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ChipError(f"{tensor.name} in {tensor.file} holds values that are not finite once they are scaled")
+    return np.asarray(values)
 
 
 def _of(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
@@ -168,4 +171,4 @@ def _ties_head(config: Mapping[str, Any]) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST

@@ -11,7 +11,7 @@ from chip.errors import ChipError
 from chip.files import file_digest, journal_of
 from chip.models.matrix import Matrix, Plain, scaled
 from chip.models.quantised import block_size, quantisation, refuse_quantised, refuse_quantised_tensors, scale_names
-from chip.models.stored import StoredTensor, header_digest, read_header, read_json
+from chip.models.stored import DTYPES, StoredTensor, header_digest, read_header, read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 INDEX = "model.safetensors.index.json"
@@ -53,7 +53,10 @@ class Checkpoint:
         """
         if name not in self.tensors:
             raise ChipError(f"{self.directory} stores no tensor {name}")
-        if self.tensors[name].dtype != "F8_E4M3":
+        dtype = self.tensors[name].dtype
+        if dtype not in DTYPES and dtype != "F8_E4M3":
+            raise ChipError(f"{name} is stored as {dtype}, which chip cannot edit; convert it to bf16 first")
+        if dtype in DTYPES:
             return Plain(self._copies[name])
         found = [scale for scale in scale_names(name) if scale in self.tensors]
         if len(found) != 1:

@@ -39,10 +39,21 @@ SCALE_DTYPES: dict[str, np.dtype[Any]] = {
 }
 """What the scales of an fp8 weight are stored as."""
 
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+"""Every dtype that safetensors knows, with the bits of a number."""
+
 _READABLE = {**DTYPES, **SCALE_DTYPES, "F8_E4M3": E4M3}
 
 _THROUGH_FLOAT32 = {E4M3, SCALE_DTYPES["F8_E8M0"]}
 _MAXIMUM_HEADER_BYTES = 100_000_000
+_LARGEST_SIZE = 1 << 63
 _READ_BYTES = 1 << 22
 _BLOCK_NUMBERS = 1 << 22
 """How many numbers of a tensor are worked on at once: 32 MiB of float64."""
@@ -196,22 +207,17 @@ def read_header(path: Path) -> Header:
         header_bytes = handle.read(length)
     try:
         header = json.loads(header_bytes, object_pairs_hook=_without_repetition)
-        metadata = header.pop("__metadata__", None) or {}
-        tensors = [
-            StoredTensor(
-                name=name,
-                file=path,
-                dtype=entry["dtype"],
-                shape=tuple(entry["shape"]),
-                start=8 + length + entry["data_offsets"][0],
-                stop=8 + length + entry["data_offsets"][1],
-            )
-            for name, entry in header.items()
-        ]
+        metadata = header.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata
+        if not all(isinstance(one, str) for one in metadata.values()):
+            raise ValueError("its metadata are not texts")
+        if b"\\u" in header_bytes:
+            json.dumps([header, metadata], ensure_ascii=False).encode()  # half a surrogate pair is no text
+        tensors = [_entry(path, name, entry, 8 + length) for name, entry in header.items()]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as problem:
         raise ChipError(f"{path} has a damaged safetensors header: {problem}") from problem
     end = 8 + length
-    for tensor in sorted(tensors, key=_start):
+    for tensor in sorted(tensors, key=lambda one: (one.start, one.stop)):
         _refuse_nonsense(tensor)
         if tensor.stop > size:
             raise ChipError(f"{path} is truncated: {tensor.name} ends beyond the end of the file")
@@ -232,27 +238,29 @@ def header_digest(path: Path) -> str:
         return hashlib.sha256(start + handle.read(struct.unpack("<Q", start)[0])).hexdigest()
 
 
+def _entry(path: Path, name: str, entry: dict[str, Any], data: int) -> StoredTensor:
+    """A tensor as the header describes it; `data` is where the tensors' bytes begin."""
+    start, stop = entry["data_offsets"]
+    if not isinstance(entry["shape"], list) or type(start) is not int or type(stop) is not int:
+        raise ValueError(f"{name} has no shape or no place")
+    return StoredTensor(name, path, entry["dtype"], tuple(entry["shape"]), data + start, data + stop)
+
+
 def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) != len(pairs):
         raise ValueError("a name stands in it twice")
     return found
 
 
-def _start(tensor: StoredTensor) -> tuple[int, int]:
-    numbers = isinstance(tensor.start, int) and isinstance(tensor.stop, int)
-    return (tensor.start, tensor.stop) if numbers else (-1, -1)
-
-
 def _refuse_nonsense(tensor: StoredTensor) -> None:
     """Raise ChipError where an entry says what no tensor is."""
     sizes = (*tensor.shape, tensor.start, tensor.stop)
-    sane = isinstance(tensor.dtype, str) and all(type(size) is int and size >= 0 for size in sizes)
+    known = isinstance(tensor.dtype, str) and tensor.dtype in _BITS
+    sane = known and all(type(size) is int and 0 <= size < _LARGEST_SIZE for size in sizes)
     if not sane or tensor.start > tensor.stop:
         raise ChipError(f"{tensor.file} has a damaged safetensors header: the entry of {tensor.name} makes no sense")
-    if tensor.dtype in _READABLE:
-        expected = math.prod(tensor.shape) * _READABLE[tensor.dtype].itemsize
-        if expected != tensor.stop - tensor.start:
-            raise ChipError(f"{tensor.file}: the bytes of {tensor.name} do not fit its shape")
+    if math.prod(tensor.shape) * _BITS[tensor.dtype] != 8 * (tensor.stop - tensor.start):
+        raise ChipError(f"{tensor.file}: the bytes of {tensor.name} do not fit its shape")
 
 
 def read_json(path: Path) -> Any:

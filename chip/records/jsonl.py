@@ -60,7 +60,7 @@ def _read_levels(path: Path) -> tuple[str, ...]:
         return DEFAULT_LEVELS
     try:
         levels = json.loads(path.read_text(encoding="utf-8"))["levels"]
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise ChipError(f'{path} is not of the form {{"levels": [...]}}: {problem}') from problem
     if not isinstance(levels, list) or not levels or not all(isinstance(level, str) and level for level in levels):
         raise ChipError(f"{path}: levels must be a list of names, from the root down")
