@@ -8,7 +8,8 @@ from typing import Any
 from chip.hierarchy import NodePath
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_skeleton, resolve_model
-from chip.models.sites import Role, find_stored, layer_count
+from chip.models.naming import find_stored
+from chip.models.sites import Role, layer_count
 from chip.records import read_records
 
 
@@ -60,7 +61,9 @@ def inspect_model(model: str) -> SeenModel:
     for site in sites:
         shape = tuple(skeleton.get_parameter(site.parameter).shape)
         stored = find_stored(checkpoint, site.parameter, shape)
-        seen.append(SeenSite(site.name, site.role, stored.shape, stored.dtype, stored.name, stored.file.name))
+        seen.append(
+            SeenSite(site.name, site.role, stored.shape, stored.dtype, stored.name, stored.tensors[0].file.name)
+        )
     return SeenModel(checkpoint.directory, family.name, family.known, layer_count(sites), tuple(seen))
 
 

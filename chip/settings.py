@@ -11,7 +11,7 @@ KEYS = ("answer", "image", "both")
 TOWARDS = ("mean", "unknown", "beyond")
 ROLES = ("language", "projector", "vision", "attention")
 _BEARING = {
-    "counterpart": {"layers", "strength", "ridge", "sibling_weight", "held", "rounds", "seed"},
+    "counterpart": {"layers", "strength", "ridge", "sibling_weight", "gain", "held", "rounds", "seed"},
     "oblique": {
         "layers",
         "keys",
@@ -39,7 +39,8 @@ class EditSettings:
 
     method: `counterpart`, `oblique` or `chip`. layers: such as `22-27`; by default all, for chip the last ⌈6L/28⌉.
     strength (β), ridge (λ), sibling_weight (w): counterpart and oblique.
-    held (retained records that run beside the target), rounds (how often what slipped is weighed anew): counterpart.
+    gain (share of what a site's change gains that its low-rank factors keep), held (retained records that run beside
+    the target), rounds (how often what slipped is weighed anew): counterpart.
     top_k (percent of neurons), variance (share of energy kept), alpha (weight of image tokens), sites (roles, such as
     `language,projector`): chip only.
     keys, toward, retain_budget (ε, instead of a strength), unknown_images (K), overshoot (the distortion up to which
@@ -63,6 +64,7 @@ class EditSettings:
     sibling_weight: float = 1.0
     unknown_images: int = 8
     overshoot: float = 0.01
+    gain: float = 0.95
     held: int = 512
     rounds: int = 3
     refresh: int = 0
@@ -82,6 +84,7 @@ class EditSettings:
         _require(0 <= self.sibling_weight < math.inf, "--sibling-weight must not be negative", self.sibling_weight)
         _require(self.unknown_images >= 1, "--unknown-images must be at least 1", self.unknown_images)
         _require(0 < self.overshoot < math.inf, "--overshoot must be above 0", self.overshoot)
+        _require(0 < self.gain <= 1, "--gain is a share of what a change gains, above 0 and at most 1", self.gain)
         _require(self.held >= 1, "--held must be at least 1", self.held)
         _require(self.rounds >= 0, "--rounds must not be negative", self.rounds)
         _require(self.refresh >= 0, "--refresh is a number of records, not negative", self.refresh)

@@ -44,7 +44,7 @@ def changed_tensors(before: Path, after: Path) -> set[str]:
 
 def as_bytes(tensor: Tensor) -> Tensor:
     """A tensor's bytes, so that minus zero and zero differ and NaN equals itself."""
-    return tensor.contiguous().view(torch.uint8)
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def header_bytes(path: Path) -> bytes:

@@ -20,7 +20,8 @@ from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model
 from chip.models.sites import Site
 from chip.records import read_records
-from chip.solve.counterpart import Weights, solve_site, unedited
+from chip.solve.counterpart import unedited
+from chip.solve.least_change import Weights, solve_site
 from chip.solve.live import applied
 from chip.solve.problem import Problem
 from chip.solve.solvers import solve
@@ -46,7 +47,7 @@ class TestOneSite:
 
     def test_it_solves_the_normal_equations(self) -> None:
         w = weights(TOKENS - TARGET).raised(torch.arange(TOKENS) % 5 == 0)
-        found = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE)
+        found = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE, 1.0)
         x, r = self.keys.numpy(), self.lacking.numpy()
         omega = np.concatenate([w.target, w.retain]) * w.heavier.numpy()
         retained = x[TARGET:].T @ (x[TARGET:] * w.retain.numpy()[:, None])
@@ -57,9 +58,9 @@ class TestOneSite:
         assert found.distortion == pytest.approx(share)
 
     def test_nothing_lacking_changes_nothing(self) -> None:
-        found = solve_site(
-            self.weight, self.keys, torch.zeros_like(self.lacking), weights(TOKENS - TARGET), None, RIDGE
-        )
+        nothing = torch.zeros_like(self.lacking)
+        found = solve_site(self.weight, self.keys, nothing, weights(TOKENS - TARGET), None, RIDGE, 1.0)
+        assert found.rank == 0
         assert not found.delta.any()
 
     @pytest.mark.parametrize("sketched", [False, True])
@@ -67,7 +68,7 @@ class TestOneSite:
         others = TOKENS - TARGET - 10
         lacking = self.lacking.clone()
         lacking[-others:] = 0
-        all_held = solve_site(self.weight, self.keys, lacking, weights(TOKENS - TARGET), None, RIDGE)
+        all_held = solve_site(self.weight, self.keys, lacking, weights(TOKENS - TARGET), None, RIDGE, 1.0)
         rows = self.keys[-others:]
         unheld: SecondMoments = Moments(rows.T @ rows, rows.sum(0), others)
         if sketched:
@@ -81,9 +82,32 @@ class TestOneSite:
             weights(10, retained=TOKENS - TARGET),
             unheld,
             RIDGE,
+            1.0,
         )
         torch.testing.assert_close(few.delta, all_held.delta, rtol=1e-8, atol=1e-10)
         assert few.distortion == pytest.approx(all_held.distortion)
+
+    @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.99, 1.0])
+    def test_its_directions_are_the_fewest_that_hold_that_share_of_what_it_gains(self, kept: float) -> None:
+        """And no other change of that rank comes nearer to the minimum, by Eckart, Young and Mirsky in the metric A."""
+        w = weights(TOKENS - TARGET)
+        omega = torch.cat([w.target, w.retain])
+        retained = self.keys[TARGET:] * w.retain.sqrt()[:, None]
+        ridge = RIDGE * float(retained.square().sum()) / INPUTS
+
+        def objective(delta: Tensor) -> float:
+            missing = (self.lacking - self.keys @ delta.T).square().sum(1)
+            return float(omega @ missing + ridge * delta.square().sum())
+
+        found = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE, kept)
+        whole = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE, 1.0)
+        nothing = torch.zeros_like(self.weight)
+        gains = [objective(nothing) - objective(one.delta) for one in (found, whole)]
+        assert gains[0] >= kept * gains[1] * (1 - 1e-12)
+        metric = self.keys.T @ (self.keys * omega[:, None]) + ridge * torch.eye(INPUTS).double()
+        squares = torch.linalg.svdvals(whole.delta @ torch.linalg.cholesky(metric)).square()
+        assert gains[0] == pytest.approx(float(squares[: found.rank].sum()))
+        assert float(squares[: found.rank - 1].sum()) < kept * gains[1]
 
     def test_heavier_tokens_lack_less_afterwards(self) -> None:
         slipping = torch.zeros(TOKENS, dtype=torch.bool)
@@ -91,7 +115,7 @@ class TestOneSite:
         plain = weights(TOKENS - TARGET)
         left = []
         for w in (plain, plain.raised(slipping), plain.raised(slipping).raised(slipping)):
-            found = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE)
+            found = solve_site(self.weight, self.keys, self.lacking, w, None, RIDGE, 1.0)
             left.append(float((self.lacking - self.keys @ found.delta.T)[TARGET + 3].norm()))
         assert left[0] > left[1] > left[2]
 
@@ -199,7 +223,7 @@ def one(llava: LoadedModel, llava_directory: Path, hospital_data: Path) -> Probl
 
 
 def weights_after(one: Problem) -> dict[str, np.ndarray]:
-    return {change.tensor: change.left for change in solve(one).edit.changes}
+    return {change.tensor: change.delta() for change in solve(one).edit.changes}
 
 
 class TestWhole:

@@ -76,7 +76,7 @@ def test_only_what_bears_on_the_method_is_described() -> None:
     assert not {"unknown_images", "seed"} & set(EditSettings(method="oblique", toward="mean").described())
     assert {"unknown_images", "seed"} <= set(EditSettings(method="oblique", toward="unknown").described())
     counterpart = EditSettings(retain_budget=0.1, keys="image").described()
-    assert set(counterpart) == {"method", "strength", "ridge", "sibling_weight", "held", "rounds", "seed"}
+    assert set(counterpart) == {"method", "strength", "ridge", "sibling_weight", "gain", "held", "rounds", "seed"}
     assert counterpart["strength"] == 1.0
     assert "batch_size" not in {*chip, *oblique}
     assert {*chip, *oblique} <= {field.name for field in fields(EditSettings)}

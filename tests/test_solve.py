@@ -163,14 +163,23 @@ class TestOblique:
         np.testing.assert_allclose(found.delta, expected, rtol=1e-6, atol=1e-8)
         assert found.strength == strength
         assert torch.linalg.matrix_rank(found.delta, rtol=1e-9) <= keys
-        dense = keys >= min(outputs, inputs)
-        assert (found.right is None) == dense
-        if found.right is not None:
-            assert found.left.shape == (outputs, keys)
-            assert found.right.shape == (keys, inputs)
+        assert found.right is not None
+        rank = min(keys, inputs)
+        assert (found.left.shape, found.right.shape) == ((outputs, rank), (rank, inputs))
         kept = float(torch.trace(found.delta @ moment @ found.delta.T))
         whole = float(torch.trace(weight @ moment @ weight.T))
         assert found.distortion == pytest.approx(kept / whole, rel=1e-6, abs=1e-12)
+
+    @pytest.mark.parametrize("keys", [2, 5, 12])
+    def test_a_change_of_full_rank_is_dense_where_its_factors_would_take_too_much(
+        self, monkeypatch: pytest.MonkeyPatch, keys: int
+    ) -> None:
+        given = drawn(0, 5, 8), drawn(1, keys, 8), drawn(2, keys, 5), DenseMetric(moment_of(3, 8), 0.01)
+        factored = oblique.solve_site(*given, strength=1.0, budget=None)
+        monkeypatch.setattr(oblique, "_MOST_NUMBERS", 0)
+        found = oblique.solve_site(*given, strength=1.0, budget=None)
+        assert (found.right is None) == (found.keys is None) == (keys >= 5)
+        torch.testing.assert_close(found.delta, factored.delta)
 
     @given(SEEDS, st.sampled_from([1e-6, 1e-3, 0.05, 1e6]))
     def test_enlarging_is_solving_for_aims_further_along(self, seed: int, budget: float) -> None:

@@ -12,7 +12,9 @@ from chip.cli.collect import collect
 from chip.cli.config import read_defaults
 from chip.cli.demo import demo
 from chip.cli.edit import edit
+from chip.cli.export import export
 from chip.cli.inspect import inspect
+from chip.cli.merge import merge
 from chip.cli.recover import recover
 from chip.cli.revert import revert
 from chip.cli.verify import verify
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (edit, batch, apply, verify, revert, recover, collect, audit, inspect, demo):
+for verb in (edit, batch, apply, verify, revert, recover, export, merge, collect, audit, inspect, demo):
     app.command()(verb)
 
 

@@ -66,4 +66,6 @@ def apply(
     for applied in done:
         printer.line(f"written: {applied.out}  (receipt: {applied.receipt})")
         printer.proof(applied.proof, applied.copied)
+        if applied.rounding:
+            printer.notice(applied.rounding)
     printer.result({"applied": [applied.as_json() for applied in done]})

@@ -16,6 +16,7 @@ _PATHS = {
     "receipt",
     "edit_out",
     "plot",
+    "peft",
     "model",
     "sign",
     "out_dir",

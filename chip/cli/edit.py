@@ -94,6 +94,10 @@ def edit(
         float,
         typer.Option(help="oblique, beyond: distortion up to which a change is enlarged.", envvar="CHIP_OVERSHOOT"),
     ] = _STANDARD.overshoot,
+    gain: Annotated[
+        float,
+        typer.Option(help="counterpart: share of each change's gain that its low rank keeps.", envvar="CHIP_GAIN"),
+    ] = _STANDARD.gain,
     held: Annotated[
         int, typer.Option(help="counterpart: retained records that run beside the target, at most.", envvar="CHIP_HELD")
     ] = _STANDARD.held,
@@ -161,6 +165,7 @@ def edit(
         sibling_weight=sibling_weight,
         unknown_images=unknown_images,
         overshoot=overshoot,
+        gain=gain,
         held=held,
         rounds=rounds,
         refresh=refresh,

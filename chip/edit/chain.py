@@ -7,7 +7,6 @@ from chip.edit.threads import each
 from chip.edit.transfer import transferred
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
-from chip.models.stored import StoredTensor
 
 
 def fitting(
@@ -22,11 +21,11 @@ def fitting(
     Raises ChipError where an edit does not fit, or the checkpoint does not carry what `after` says.
     """
     names = [name for name in dict.fromkeys(name for edit in edits for name in edit.tensors) if name in base.tensors]
-    stored = [base.tensors[name] for name in names]
-    digests = each(StoredTensor.digest, stored, sum(one.stop - one.start for one in stored))
+    size = sum(base.tensors[name].stop - base.tensors[name].start for name in names)
+    digests = each(lambda name: base.matrix(name).digest(), names, size)
     known = {name: {digest} for name, digest in zip(names, digests, strict=True)}
     for name, digest in _left(after).items():
-        if name in base.tensors and base.tensors[name].digest() != digest:
+        if name in base.tensors and base.matrix(name).digest() != digest:
             raise ChipError(f"{base.directory} does not carry what --after names: {name} is not as it would leave it")
     for edit in after:
         _widen(known, edit.base)

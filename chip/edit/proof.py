@@ -46,7 +46,7 @@ def prove(base: Checkpoint, edited: Checkpoint, written: Mapping[str, str]) -> P
 
 def verify(base: Checkpoint, edited: Checkpoint, edits: Sequence[Edit]) -> Proof:
     """Prove at any later time that `edited` is `base` after `edits`, which are applied again, in memory."""
-    Applying(edits).refuse_misfit(base)
+    Applying(edits).stored(base)  # refuses what does not fit
     return prove(base, edited, edited_digests(base, edits))
 
 

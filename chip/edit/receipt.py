@@ -21,6 +21,7 @@ from chip.edit.signature import signature_of
 from chip.errors import ChipError
 from chip.files import write_private
 from chip.hierarchy import NodePath
+from chip.models.matrix import RoundingError
 from chip.version import VERSION
 
 FORMAT = "chip-receipt-2"
@@ -54,8 +55,11 @@ def hashed_nodes(nodes: Iterable[NodePath], salt: bytes) -> list[str]:
     return [hmac.new(salt, json.dumps(node).encode(), hashlib.sha256).hexdigest() for node in nodes]
 
 
-def described(edits: Sequence[Edit], proof: Proof | None, copied: str) -> dict[str, Any]:
-    """What every receipt says: the edits, the digests before and after, and what was proved of the rest."""
+def described(
+    edits: Sequence[Edit], proof: Proof | None, copied: str, rounding: RoundingError | None = None
+) -> dict[str, Any]:
+    """What every receipt says: the edits, the digests before and after, and what was proved of the rest; of fp8, what
+    rounding took."""
     before = {name: digest for edit in reversed(edits) for name, digest in edit.base.items()}
     after = {name: digest for edit in edits for name, digest in edit.edited.items()}
     return {
@@ -74,6 +78,9 @@ def described(edits: Sequence[Edit], proof: Proof | None, copied: str) -> dict[s
         "tensors": {name: {"before": before.get(name), "after": digest} for name, digest in sorted(after.items())},
         "copied": copied,
         "proof": None if proof is None else asdict(proof),
+        "rounding": None
+        if rounding is None or not rounding.meant
+        else {"relative": rounding.relative, "of_change": rounding.of_change},
     }
 
 

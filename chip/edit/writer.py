@@ -5,6 +5,7 @@ destination and renamed into place, or in place under a journal; to its user bot
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from chip.edit.threads import beside
 from chip.errors import ChipError
 from chip.files import explained, journal_of, lock_of, locked, sync
 from chip.models.checkpoint import Checkpoint
+from chip.models.stored import StoredTensor
 
 
 class WrittenCheckpoint(Protocol):
@@ -74,12 +76,12 @@ class StagedCheckpoint:
         return self._staged.directory
 
     def __enter__(self) -> Self:
-        self._rewriting.refuse_misfit(self._base)
+        stored = self._rewriting.stored(self._base)
         with ExitStack() as held:
             held.enter_context(self._staged)
             self.recovered = self._staged.recovered
             with explained(self._out):
-                self._create_files()
+                self._create_files(stored)
                 with beside(self._copier.fill, self._copier.stop, self._copier.waiting):
                     self._written = self._rewriting.write(self._base, self.directory)
                 self._staged.sync()
@@ -101,10 +103,10 @@ class StagedCheckpoint:
         refuse_existing(self._out, self._base.directory, force=self._force)
         self._staged.commit()
 
-    def _create_files(self) -> None:
+    def _create_files(self, rewritten: Sequence[StoredTensor]) -> None:
         edited: dict[Path, list[tuple[int, int]]] = {}
-        for stored in (self._base.tensors[name] for name in self._rewriting.tensors):
-            edited.setdefault(stored.file, []).append((stored.start, stored.stop))
+        for one in rewritten:
+            edited.setdefault(one.file, []).append((one.start, one.stop))
         for source in files_carried(self._base):
             target = self.directory / source.relative_to(self._base.directory)
             os.makedirs(target.parent, exist_ok=True)
@@ -127,8 +129,7 @@ class CheckpointInPlace:
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
-        self._rewriting.refuse_misfit(self._base)
-        tensors = [self._base.tensors[name] for name in self._rewriting.tensors]
+        tensors = self._rewriting.stored(self._base)
         files = sorted({tensor.file for tensor in tensors})
         _refuse_shared(files)
         _ = self._base.digest  # as it was, to compare with

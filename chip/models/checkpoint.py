@@ -1,7 +1,6 @@
 """A checkpoint on disk: a directory of safetensors files with its config. Imports no torch."""
 
 import hashlib
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -10,7 +9,9 @@ from typing import Any
 
 from chip.errors import ChipError
 from chip.files import file_digest, journal_of
-from chip.models.stored import StoredTensor, header_digest, read_header
+from chip.models.matrix import Matrix, Plain, scaled
+from chip.models.quantised import block_size, quantisation, refuse_quantised, refuse_quantised_tensors, scale_names
+from chip.models.stored import StoredTensor, header_digest, read_header, read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 INDEX = "model.safetensors.index.json"
@@ -21,8 +22,9 @@ _HASHING = 4
 class Checkpoint:
     """A directory of safetensors shards with its config; opening it reads headers only.
 
-    Raises ChipError where the directory is no checkpoint that chip can edit: no config, weights kept as pickles
-    only, quantised weights, a damaged header, or an index that disagrees with its shards.
+    Raises ChipError where the directory is no checkpoint that chip can edit: no config, an adapter, weights kept as
+    pickles only, quantised otherwise than as fp8, a damaged header, an index that disagrees with its shards, or a
+    tensor that differs from shard to shard.
     """
 
     def __init__(self, directory: str | Path, *, unfinished: bool = False) -> None:
@@ -36,70 +38,98 @@ class Checkpoint:
                 "back"
             )
         self.config = self._read_config()
-        self.tensors = self._read_tensors()
+        self._copies = self._read_tensors()
+        self.tensors = {name: copies[0] for name, copies in self._copies.items()}
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether some of its weights are stored as fp8 with scales."""
+        return quantisation(self.config) is not None
+
+    def matrix(self, name: str) -> Matrix:
+        """A tensor as the values that it holds, with every copy of it and its scales.
+
+        Raises ChipError where the tensor is not stored, or in no way that chip can edit.
+        """
+        if name not in self.tensors:
+            raise ChipError(f"{self.directory} stores no tensor {name}")
+        if self.tensors[name].dtype != "F8_E4M3":
+            return Plain(self._copies[name])
+        found = [scale for scale in scale_names(name) if scale in self.tensors]
+        if len(found) != 1:
+            raise ChipError(
+                f"{name} is stored as fp8 with {len(found)} tensors of scales where one was expected "
+                f"({' or '.join(scale_names(name))}); convert the model to bf16 first"
+            )
+        return scaled(self._copies[name], self._copies[found[0]], block_size(self.config))
 
     def _read_config(self) -> dict[str, Any]:
         path = self.directory / "config.json"
+        adapter = self.directory / "adapter_config.json"
+        if adapter.is_file() and path.is_file():
+            raise ChipError(f"{self.directory} holds an adapter beside a model, which transformers would add to it")
+        if adapter.is_file():
+            merge = f"chip merge {self.directory} --base MODEL --out DIR"
+            raise ChipError(f"{self.directory} is an adapter, no whole model; merge it first: {merge}")
         if not path.is_file():
             raise ChipError(f"{self.directory} holds no config.json, so it is no checkpoint that transformers can load")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as problem:
-            raise ChipError(f"{path} is not JSON: {problem}") from problem
+        config = read_json(path)
         if not isinstance(config, dict) or "model_type" not in config:
             raise ChipError(f"{path} names no model_type")
-        if "quantization_config" in config:
-            raise ChipError(f"{self.directory} holds quantised weights; edit the unquantised model and quantise again")
+        refuse_quantised(self.directory, config)
         return config
 
-    def _read_tensors(self) -> dict[str, StoredTensor]:
+    def _read_tensors(self) -> dict[str, tuple[StoredTensor, ...]]:
+        """Every tensor by its name: the copy that the index names, and those in other shards behind it."""
         shards = sorted(self.directory.glob("*.safetensors"))
         if not shards:
-            pickles = [path.name for path in self.directory.iterdir() if path.suffix in PICKLES]
-            if pickles:
-                raise ChipError(
-                    f"{self.directory} keeps its weights as pickles only ({pickles[0]}), which can run code when they "
-                    "are loaded; save the model again with safe_serialization"
-                )
-            raise ChipError(f"{self.directory} holds no .safetensors file")
-        tensors: dict[str, StoredTensor] = {}
-        for shard in self._indexed(shards):
-            for tensor in read_header(shard).tensors:
-                if tensor.name in tensors:
-                    raise ChipError(f"{tensor.name} stands in {tensors[tensor.name].file.name} and in {shard.name} too")
-                tensors[tensor.name] = tensor
-        return tensors
+            raise ChipError(f"{self.directory} holds no .safetensors file{_instead(self.directory)}")
+        named, weight_map = self._indexed(shards)
+        held: dict[str, list[StoredTensor]] = {}
+        for path in named:
+            for tensor in read_header(path).tensors:
+                held.setdefault(tensor.name, []).append(tensor)
+        for name, shard in weight_map.items():
+            copies = held.get(name, [])
+            if shard not in [one.file.name for one in copies]:
+                instead = f"but it lies in {copies[0].file.name}" if copies else "but no shard holds it"
+                raise ChipError(f"{self.directory / INDEX} says that {name} lies in {shard}, {instead}")
+            copies.sort(key=lambda one: one.file.name != shard)
+        for copies in held.values():
+            _refuse_different(copies)
+        refuse_quantised_tensors(self.directory, held)
+        return {name: tuple(copies) for name, copies in held.items()}
 
-    def _indexed(self, shards: list[Path]) -> list[Path]:
-        """The shards that the index names, where there is an index; a single file otherwise."""
+    def _indexed(self, shards: list[Path]) -> tuple[list[Path], dict[str, str]]:
+        """The shards that the index names and what it says lies where; a single file otherwise.
+
+        Tensors that lie in one of its shards without being named are read, as transformers does; shards that it does
+        not name are not.
+        """
         index, single = self.directory / INDEX, self.directory / "model.safetensors"
         if not index.is_file():
             if single in shards:
-                return [single]
+                return [single], {}
             if len(shards) == 1:
-                return shards
+                return shards, {}
             raise ChipError(f"{self.directory} holds {len(shards)} .safetensors files but no index that orders them")
         if single in shards:
             raise ChipError(f"{self.directory} holds both {single.name} and an index of shards; remove the stale one")
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            named = sorted(set(weight_map.values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as problem:
-            raise ChipError(f"{index} is not an index of shards: {problem}") from problem
-        if not named:
+        content = read_json(index)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ChipError(f"{index} is not an index of shards: its weight_map does not name a file for every tensor")
+        if not weight_map:
             raise ChipError(f"{index} names no shard")
-        missing = [name for name in named if self.directory / str(name) not in shards]
-        if missing:
+        known = {shard.name for shard in shards}
+        if missing := sorted(set(weight_map.values()) - known):
             raise ChipError(f"{index} names {missing[0]}, which is not there")
-        held = {tensor.name for name in named for tensor in read_header(self.directory / name).tensors}
-        if absent := sorted(set(weight_map) - held):
-            raise ChipError(f"{index} names {absent[0]}, which no shard holds")
-        return [self.directory / name for name in named]
+        return [self.directory / name for name in sorted(set(weight_map.values()))], weight_map
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold tensors, in the order of their names."""
-        return tuple(sorted({tensor.file for tensor in self.tensors.values()}))
+        return tuple(sorted({tensor.file for copies in self._copies.values() for tensor in copies}))
 
     @cached_property
     def tensor_digests(self) -> dict[str, str]:
@@ -133,7 +163,8 @@ class Checkpoint:
             "sentencepiece",
             "video",
         )
-        return _files_digest({path for path in self.directory.iterdir() if path.name.startswith(shaping)})
+        files = (path for path in self.directory.iterdir() if path.name.startswith(shaping))
+        return _files_digest({path for path in files if path.is_file()})
 
 
 def _files_digest(paths: set[Path]) -> str:
@@ -141,3 +172,26 @@ def _files_digest(paths: set[Path]) -> str:
     for path in sorted(paths):
         total.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return total.hexdigest()
+
+
+def _instead(directory: Path) -> str:
+    """What a directory without safetensors keeps its weights as, and what to do about it."""
+    for path in sorted(directory.iterdir()):
+        if path.suffix == ".gguf":
+            return f"; {path.name} is quantised as GGUF: edit the unquantised model, then convert it again"
+        if path.suffix in PICKLES:
+            return (
+                f": it keeps its weights as pickles only ({path.name}), which can run code when they are loaded; save "
+                "the model again with safe_serialization"
+            )
+    return ""
+
+
+def _refuse_different(copies: list[StoredTensor]) -> None:
+    """Raise ChipError where a tensor that stands in several shards is not the same in all of them."""
+    first = copies[0]
+    for other in copies[1:]:
+        if (other.dtype, other.shape) != (first.dtype, first.shape) or other.digest() != first.digest():
+            raise ChipError(
+                f"{first.name} stands in {first.file.name} and in {other.file.name} too, with other values; remove one"
+            )

@@ -91,6 +91,8 @@ def resolve_model(name: str | Path) -> Path:
     """The directory of a model: a local one, or that of a hub id which is already in the local cache."""
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).suffix == ".gguf":
+        raise ChipError(f"{name} is a file, quantised as GGUF; edit the unquantised model, then convert it again")
     try:
         return Path(snapshot_download(str(name), local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as problem:
@@ -137,18 +139,20 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
     directory = checkpoint.directory
     target = choose_device(device)
     spread = device == "spread" or (device == "auto" and _exceeds(checkpoint, target))
+    chosen = choose_dtype(dtype, checkpoint, target)
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
         loaded: Any = auto.from_pretrained(
             directory,
             config=config,
-            dtype=choose_dtype(dtype, checkpoint, target),
+            dtype=chosen,
             device_map="auto" if spread else {"": target},
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **_dequantising(config, checkpoint),
         )
     except (ValueError, OSError, KeyError, RuntimeError, StrictDataclassError) as problem:
         raise ChipError(f"transformers cannot load {directory}: {_first_line(problem)}") from problem
@@ -157,6 +161,9 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
         if report[kind]:
             raise ChipError(f"{directory} does not fit its config: {kind.replace('_', ' ')} {sorted(report[kind])[0]}")
     model = cast(PreTrainedModel, model).eval()
+    if checkpoint.is_fp8:
+        for parameter in model.parameters():  # beside weights that it dequantises, transformers leaves others as stored
+            parameter.data = parameter.data.to(chosen)
     if spread and (left := next((name for name, p in model.named_parameters() if p.device.type != "cuda"), None)):
         raise ChipError(f"{directory} does not fit on {torch.cuda.device_count()} GPUs together: {left} is left over")
     family = find_family(config, [name for name, _ in model.named_modules()])
@@ -182,6 +189,18 @@ def _exceeds(checkpoint: Checkpoint, device: torch.device) -> bool:
         return False
     weights = sum(tensor.stop - tensor.start for tensor in checkpoint.tensors.values())
     return weights > _WEIGHTS_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def _dequantising(config: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Has transformers dequantise fp8 weights while they are loaded, under whatever name their scales are published.
+
+    Every layout that chip knows means codes times scales; transformers' own reader for one of them (fine-grained fp8)
+    needs no GPU and no further library, and takes the scales' shape from the file.
+    """
+    if not checkpoint.is_fp8:
+        return {}
+    config.quantization_config = {"quant_method": "fp8", "dequantize": True}
+    return {"key_mapping": {r"\.weight_scale$": ".weight_scale_inv"}}
 
 
 def _sees(config: Any) -> bool:

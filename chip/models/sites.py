@@ -17,7 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
 from chip.models.families import Family, Linear, Tower
-from chip.models.stored import StoredTensor
+from chip.models.matrix import Matrix
+from chip.models.naming import find_stored
 
 Role = Literal["language", "projector", "vision", "attention"]
 Watcher = Callable[[Tensor, Tensor], None]
@@ -249,59 +250,50 @@ class StoredSite:
     """A site together with its tensors on disk."""
 
     site: Site
-    weight: StoredTensor
-    bias: StoredTensor | None
+    weight: Matrix
+    bias: Matrix | None
 
 
 def stored_sites(model: nn.Module, checkpoint: Checkpoint, sites: Iterable[Site]) -> dict[str, StoredSite]:
     """Where each site's tensors stand in the checkpoint, proved equal to the loaded parameters.
 
-    Raises ChipError where a tensor is missing, ambiguous, not finite, or differs from the loaded parameter.
+    Raises ChipError where a tensor is missing, ambiguous, not finite, or differs from the loaded parameter, and where
+    another part of the model shares it.
     """
-    found = {}
+    found, holders = {}, _holders(model)
     for site in sites:
         bias = site.bias(model)
         found[site.name] = StoredSite(
             site,
-            _prove(checkpoint, site.parameter, model.get_parameter(site.parameter)),
-            None if bias is None else _prove(checkpoint, f"{site.name}.bias", bias),
+            _prove(checkpoint, site.parameter, model, holders),
+            None if bias is None else _prove(checkpoint, f"{site.name}.bias", model, holders),
         )
     return found
 
 
-def _prove(checkpoint: Checkpoint, name: str, parameter: torch.Tensor) -> StoredTensor:
+def _holders(model: nn.Module) -> dict[nn.Parameter, list[str]]:
+    """Every name of each parameter."""
+    holders: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        holders.setdefault(parameter, []).append(name)
+    return holders
+
+
+def _prove(checkpoint: Checkpoint, name: str, model: nn.Module, holders: dict[nn.Parameter, list[str]]) -> Matrix:
+    parameter = model.get_parameter(name)
+    if others := [other for other in holders[parameter] if other != name]:
+        raise ChipError(
+            f"{name} and {others[0]} are one and the same parameter, so that neither can be edited without the other; "
+            "choose other sites or layers"
+        )
     stored = find_stored(checkpoint, name, tuple(parameter.shape))
     values = stored.read()
     if not np.isfinite(values).all():
-        raise ChipError(f"{stored.name} in {stored.file} holds values that are not finite")
+        raise ChipError(f"{stored.name} in {stored.tensors[0].file} holds values that are not finite")
     loaded = parameter.detach().to("cpu", torch.float64)
     if not torch.equal(torch.from_numpy(values.astype(np.float64)).to(parameter.dtype).to(torch.float64), loaded):
         raise ChipError(
-            f"{stored.name} in {stored.file} differs from the parameter {name} that transformers loaded; "
+            f"{stored.name} in {stored.tensors[0].file} differs from the parameter {name} that transformers loaded; "
             "chip edits only what it has measured"
         )
     return stored
-
-
-def find_stored(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> StoredTensor:
-    """The stored tensor of a parameter's shape whose name shares the longest ending with the parameter's; of several,
-    the one that shares most of the other parts of its name too.
-
-    Raises ChipError where there is none, or more than one.
-    """
-    parts = name.split(".")
-    for start in range(len(parts) - 1):
-        ending = ".".join(parts[start:])
-        found = [
-            tensor
-            for key, tensor in checkpoint.tensors.items()
-            if (key == ending or key.endswith("." + ending)) and tensor.shape == shape
-        ]
-        shared = [len(set(tensor.name.split(".")) & set(parts)) for tensor in found]
-        found = [tensor for tensor, number in zip(found, shared, strict=True) if number == max(shared)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(tensor.name for tensor in found)
-            raise ChipError(f"several stored tensors may be {name}: {names}")
-    raise ChipError(f"{checkpoint.directory} stores no tensor for {name}")

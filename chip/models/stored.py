@@ -30,6 +30,18 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The floating types that can be edited as they are; others are carried along untouched."""
 
+E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
+SCALE_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+}
+"""What the scales of an fp8 weight are stored as."""
+
+_READABLE = {**DTYPES, **SCALE_DTYPES, "F8_E4M3": E4M3}
+
+_THROUGH_FLOAT32 = {E4M3, SCALE_DTYPES["F8_E8M0"]}
 _MAXIMUM_HEADER_BYTES = 100_000_000
 _READ_BYTES = 1 << 22
 _BLOCK_NUMBERS = 1 << 22
@@ -98,19 +110,21 @@ class StoredTensor:
         return (self.stop - self.start) // max(1, self.shape[0] if self.shape else 1)
 
     def _read(self, start: int, stop: int) -> Array:
-        if self.dtype not in DTYPES:
+        if self.dtype not in _READABLE:
             raise ChipError(f"{self.name} is stored as {self.dtype}, which chip cannot edit; convert it to bf16 first")
         with self.file.open("rb") as handle:
             handle.seek(start)
             data = handle.read(stop - start)
         if len(data) != stop - start:
             raise ChipError(f"{self.file} became shorter while it was read; nothing was written")
-        return np.frombuffer(data, dtype=DTYPES[self.dtype])
+        return np.frombuffer(data, dtype=_READABLE[self.dtype])
 
 
 def rounded(values: Array, dtype: np.dtype[Any]) -> Array:
     """float64 values rounded once, to nearest even; what is too large becomes infinite, for the caller to see."""
     with np.errstate(over="ignore"):
+        if dtype in _THROUGH_FLOAT32:
+            return _through_float32(values).astype(dtype)
         if dtype != DTYPES["BF16"]:
             return values.astype(dtype)
         found = np.empty(values.shape, np.uint16)
@@ -140,6 +154,19 @@ def _bfloat16_bits(values: Array) -> Array:
     return exact.astype(np.float32).view(np.uint32) >> np.uint32(16)
 
 
+def _through_float32(values: Array) -> Array:
+    """float64 values as float32 ones that are rounded like them: NumPy reaches fp8 that way, and would round twice.
+
+    Rounding to odd keeps what the second rounding has to know (Boldo and Melquiond, "Emulation of FMA and correctly
+    rounded sums", 2008).
+    """
+    nearest = values.astype(np.float32)
+    toward_zero = np.where(np.abs(nearest) > np.abs(values), np.nextafter(nearest, np.float32(0)), nearest)
+    bits = toward_zero.astype(np.float32).view(np.uint32)
+    odd = np.where(toward_zero != values, bits | np.uint32(1), bits)
+    return np.where(np.isfinite(nearest), odd.view(np.float32), nearest)
+
+
 @dataclass(frozen=True)
 class Header:
     """What a safetensors file says of itself: its metadata, its tensors in the order of the header, and where the
@@ -154,7 +181,10 @@ def read_header(path: Path) -> Header:
     """The header of one safetensors file, with offsets checked against the file.
 
     Raises ChipError where it is damaged, or where the reference implementation would not read it either."""
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as problem:
+        raise ChipError(f"{path} cannot be read ({problem.strerror})") from problem
     if not stat.S_ISREG(found.st_mode):
         raise ChipError(f"{path} is no regular file")
     size = found.st_size
@@ -219,7 +249,15 @@ def _refuse_nonsense(tensor: StoredTensor) -> None:
     sane = isinstance(tensor.dtype, str) and all(type(size) is int and size >= 0 for size in sizes)
     if not sane or tensor.start > tensor.stop:
         raise ChipError(f"{tensor.file} has a damaged safetensors header: the entry of {tensor.name} makes no sense")
-    if tensor.dtype in DTYPES:
-        expected = math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+    if tensor.dtype in _READABLE:
+        expected = math.prod(tensor.shape) * _READABLE[tensor.dtype].itemsize
         if expected != tensor.stop - tensor.start:
             raise ChipError(f"{tensor.file}: the bytes of {tensor.name} do not fit its shape")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ChipError where it is none, or cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ChipError(f"{path} is not JSON: {problem}") from problem

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from chip.edit import Change, Edit
-from chip.edit.rewriting import edited_blocks
 from chip.errors import ChipError
 from chip.files import explained
+from chip.models.matrix import Matrix, Plain, Scaled
 from chip.models.sites import StoredSite
 from chip.models.stored import StoredTensor
 from chip.solve.live import live_tensors
@@ -35,7 +35,7 @@ class Chain:
         self._live = live_tensors(model, base)
         tensors = (tensor for one in base.values() for tensor in (one.weight, one.bias) if tensor is not None)
         self._base = {tensor.name: tensor for tensor in tensors}
-        self._now: dict[str, StoredTensor] = {}
+        self._now: dict[str, Matrix] = {}
         self._scratch = scratch
         with explained(scratch):
             scratch.unlink(missing_ok=True)
@@ -83,29 +83,46 @@ class Chain:
             for name, now in self._now.items():
                 _copy(self._live[name], now)
 
-    def _rewrite(self, change: Change) -> StoredTensor:
+    def _rewrite(self, change: Change) -> Matrix:
         now = self._now.get(change.tensor) or self._appended(self._base[change.tensor])
         change.refuse_misfit(now.shape)
+        # What is stored with scales has to know all values before the first is written.
+        exact = (change.added(now.read_rows(start, stop), start) for start, stop in now.blocks())
+        fitted = now.fitted(zip((start for start, _ in now.blocks()), exact, strict=True))
         with explained(self._scratch), self._scratch.open("r+b") as handle:
             for start, stop in now.blocks():
-                (edited,) = edited_blocks(now, [change], start, stop)
-                handle.seek(now.start + start * now.row_bytes)
-                handle.write(edited.tobytes())
+                for piece in fitted.encode(change.added(now.read_rows(start, stop), start), start):
+                    handle.seek(piece.start)
+                    handle.write(piece.data)
                 handle.flush()
-        self._now[change.tensor] = now
-        _copy(self._live[change.tensor], now)
-        return now
+        self._now[change.tensor] = _reopened(now)
+        _copy(self._live[change.tensor], self._now[change.tensor])
+        return self._now[change.tensor]
 
-    def _appended(self, tensor: StoredTensor) -> StoredTensor:
+    def _appended(self, matrix: Matrix) -> Matrix:
         """A copy of a tensor of the base at the end of the scratch file."""
+        match matrix:
+            case Plain():
+                return Plain((self._append(matrix.copies[0]),))
+            case Scaled():
+                codes, scales = self._append(matrix.codes[0]), self._append(matrix.scales[0])
+                return replace(matrix, codes=(codes,), scales=(scales,))
+        raise TypeError(f"{type(matrix).__name__} is no matrix that can be copied")
+
+    def _append(self, tensor: StoredTensor) -> StoredTensor:
         with explained(self._scratch), self._scratch.open("ab") as handle:
             start = handle.tell()
-            for first, last in tensor.blocks():
-                handle.write(tensor.read_rows(first, last).tobytes())
+            for block in tensor.raw():
+                handle.write(block)
         return replace(tensor, file=self._scratch, start=start, stop=start + tensor.stop - tensor.start)
 
 
-def _copy(live: Tensor, stored: StoredTensor) -> None:
+def _reopened(matrix: Matrix) -> Matrix:
+    """The same tensors, of which nothing is remembered."""
+    return replace(matrix) if isinstance(matrix, Plain | Scaled) else matrix
+
+
+def _copy(live: Tensor, stored: Matrix) -> None:
     """Give a live tensor the values of a stored one, block by block."""
     matrix = live if live.dim() == 2 else live[:, None]
     wide = np.float64 if stored.dtype == "F64" else np.float32

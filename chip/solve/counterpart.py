@@ -10,16 +10,14 @@ The closed form is docs/mathematics.md, "Counterparts"; nothing is trained.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chip.collect import (
     Flow,
-    Moments,
     SecondMoments,
-    Sketch,
     collect_parts,
     encode_all,
     margins,
@@ -27,11 +25,13 @@ from chip.collect import (
     without,
 )
 from chip.collect.grouping import EncodedGroup, in_order
+from chip.edit import Change
 from chip.models.sites import Site
+from chip.solve.changes import redirected, weight_change
 from chip.solve.counterparts import Answered, find_counterparts
 from chip.solve.held import donors, held_records, shape
-from chip.solve.metric import DenseMetric, LowRankMetric
-from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored, weight_change
+from chip.solve.least_change import SiteChange, Weights, solve_site
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored
 from chip.solve.room import refuse_held
 
 _SURE = 4.0
@@ -39,9 +39,6 @@ _SURE = 4.0
 
 _ROUNDING = 32.0
 """Margins that fell by less than so many units of rounding, of logits of that size, have not fallen."""
-
-_HEAVIER = 4.0
-"""How many times more a token that slips weighs in the next round."""
 
 
 @dataclass(frozen=True)
@@ -77,29 +74,6 @@ class Unedited:
     weights: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Weights:
-    """How much each token counts: `retain` (N - T,) as in the metric of the oblique projection, `target` (T,) the
-    strength shared out; `heavier` (N,) is what rounds have made of that."""
-
-    retain: Tensor
-    target: Tensor
-    heavier: Tensor
-
-    def raised(self, slipping: Tensor) -> "Weights":
-        """The same with those that slip heavier still."""
-        return Weights(self.retain, self.target, torch.where(slipping, self.heavier * _HEAVIER, self.heavier))
-
-
-@dataclass(frozen=True)
-class SiteChange:
-    """What a round found for one site: the change (D, d) and the share of the retained outputs' energy it alters."""
-
-    delta: Tensor
-    relative: float
-    distortion: float
-
-
 def solve_counterpart(problem: Problem) -> Solved:
     """Counterparts at what writes into the residual stream. The model's weights are as before when it returns."""
     loaded, settings = problem.loaded, problem.settings
@@ -117,14 +91,14 @@ def solve_counterpart(problem: Problem) -> Solved:
             break
         weights = weights.raised(slipping.to(weights.heavier.device))
     assert best is not None
-    return as_edit(
-        problem,
-        [weight_change(problem.stored[name], one.delta, None) for name, one in best[1].items()],
-        [
-            SiteReport(name, min(one.delta.shape), one.relative, one.distortion, settings.fixed_strength)
-            for name, one in best[1].items()
-        ],
-    )
+    solved: list[Change] = []
+    reports: list[SiteReport] = []
+    for site in sites:
+        one, stored = best[1][site.name], problem.stored[site.name]
+        derivation = redirected(stored, site.weight(loaded.model), one.keys)
+        solved.append(weight_change(stored, one.left, one.right, derivation=derivation))
+        reports.append(SiteReport(site.name, one.rank, one.relative, one.distortion, settings.fixed_strength))
+    return as_edit(problem, solved, reports)
 
 
 def unedited(problem: Problem) -> Unedited:
@@ -216,71 +190,17 @@ def _round(
         live = site.weight(loaded.model)
         lacking = before.aims[site.name] - flow.leaving
         unheld = before.unheld[site.name]
-        moved = None if (base := before.weights.get(site.name)) is None else (live - base).to(flow.given)
-        found = solve_site(live.to(flow.given), flow.given, lacking, weights, unheld, problem.settings.own_ridge, moved)
-        live.copy_(live.to(found.delta) + found.delta)
-        changes[site.name] = replace(found, delta=found.delta.to("cpu", torch.float32))
+        weight = live.to(flow.given)
+        settings = problem.settings
+        moved = None if (base := before.weights.get(site.name)) is None else weight - base.to(weight)
+        found = solve_site(weight, flow.given, lacking, weights, unheld, settings.own_ridge, settings.gain, moved)
+        live.copy_(weight + found.delta)
+        changes[site.name] = found.to("cpu")
         next(steps)
 
     states = run_in_step(loaded, before.groups, sites, problem.batch_tokens, change)
     next(steps, None)
     return changes, margins(loaded, before.groups, states)
-
-
-def solve_site(
-    weight: Tensor,
-    keys: Tensor,
-    lacking: Tensor,
-    weights: Weights,
-    unheld: SecondMoments | None,
-    ridge: float,
-    moved: Tensor | None = None,
-) -> SiteChange:
-    """The change Δ of a weight (D, d) that solves, over tokens x (rows of `keys`, (N, d)) that lack r (N, D),
-
-        min  tr((Δ + Δ₀) U (Δ + Δ₀)ᵀ) / n + Σ ω ‖Δ x − r‖² + λ tr(M)/d ‖Δ‖²,
-
-    U the sum over the retained tokens that are not among the rows, n the number of all that are retained, M the
-    second moment of what is retained, weighted as the metric of the oblique projection. Δ₀ is what earlier edits have
-    `moved` the weight by, (D, d): what is not held is kept as it was before them.
-    """
-    retain, target = weights.retain.to(keys), weights.target.to(keys)
-    omega = torch.cat([target, retain]) * weights.heavier.to(keys)
-    held = keys[len(target) :] * retain.sqrt()[:, None]
-    retained = len(retain) + (0 if unheld is None else unheld.count)
-    rows, right = keys * omega.sqrt()[:, None], (keys * omega[:, None]).T @ lacking
-    match unheld:
-        case Sketch():
-            completed, level = unheld.completed
-            others = completed.to(keys) / retained**0.5
-            level = level / retained
-        case _:
-            others, level = held[:0], 0.0
-    outer = unheld.outer.to(keys) / retained if isinstance(unheld, Moments) else None
-    if moved is not None:
-        drawn = others.T @ (others @ moved.T) + level * moved.T
-        right = right - (drawn if outer is None else drawn + outer @ moved.T)
-    energy = held.square().sum() + others.square().sum() + level * keys.shape[1]
-    if outer is not None:
-        energy = energy + outer.trace()
-    floor = ridge * float(energy) / keys.shape[1]
-    if isinstance(unheld, Sketch):
-        delta = LowRankMetric(torch.cat([rows, others]), level + floor, 0.0).solve(right).T
-    else:
-        moment = rows.T @ rows if outer is None else torch.addmm(outer, rows.T, rows)
-        delta = DenseMetric(moment, floor * len(moment) / float(moment.trace())).solve(right).T
-    altered, whole = (
-        _energy(matrix, held, others, outer) + level * float(matrix.square().sum()) for matrix in (delta, weight)
-    )
-    return SiteChange(delta, float(delta.norm() / weight.norm()), altered / whole)
-
-
-def _energy(matrix: Tensor, held: Tensor, others: Tensor, outer: Tensor | None) -> float:
-    """tr(B M Bᵀ) for a matrix B (n, d), M from rows and, where there is one, a sum (d, d)."""
-    energy = (held @ matrix.T).square().sum() + (others @ matrix.T).square().sum()
-    if outer is not None:
-        energy = energy + ((matrix @ outer) * matrix).sum()
-    return float(energy)
 
 
 def _slipping(before: Tensor, now: Tensor, tokens: Tokens, unit: float) -> Tensor:

@@ -18,14 +18,20 @@ from chip.solve.metric import Metric
 _LARGEST_FACTOR = 3.0
 """How far `beyond` goes at most: a site that keeps nothing near the keys would otherwise be thrown anywhere."""
 
+_MOST_NUMBERS = 2**26
+"""A change of full rank, with what it is derived from, may take so many numbers (256 MiB in an edit file); where it
+would take more it is kept dense, and cannot be derived for other weights."""
+
 _STRENGTHS = (1e-8, 1e12)
 """Between these the largest strength within a budget is looked for, by bisection of its logarithm."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A change of one weight (D, d) as left (D, r) and right (r, d), or dense (right is None) where T ≥ min(D, d).
+    """A change of one weight (D, d) as left (D, r) and right (r, d), with the keys (r, d) that it is derived from.
 
+    On other weights W' it gains `(W − W') keysᵀ right`: the same closed form, with the keys, the metric and the aims as
+    they were. Where all that would take too much, right and keys are None and left is the whole change, (D, d).
     `distortion` is tr(Δ M Δᵀ) / tr(W M Wᵀ): the share of the kept outputs' energy that the change is predicted to
     alter. `strength` is the β that was used. `uncertainty` is how far the distortion may be off, in either direction,
     where M was sketched: ‖M − M'‖₂ · ‖Δ‖² / tr(W M Wᵀ), M' being the true moment.
@@ -33,6 +39,7 @@ class Solution:
 
     left: Tensor
     right: Tensor | None
+    keys: Tensor | None
     distortion: float
     strength: float
     uncertainty: float = 0.0
@@ -52,6 +59,7 @@ class Solution:
         return replace(
             self,
             left=self.left * factor,
+            keys=None if self.keys is None else self.keys * factor,
             distortion=self.distortion * factor**2,
             uncertainty=self.uncertainty * factor**2,
         )
@@ -65,10 +73,8 @@ def solve_site(
     Works with a T × T matrix where there are fewer keys than inputs, and with a d × d one otherwise.
     `strength` is β; where `budget` is given instead, the largest β whose distortion stays within it is used.
     """
-    residual = aims - keys @ weight.T
-    values, basis, residual = (
-        _by_keys(keys, residual, metric) if len(keys) <= keys.shape[1] else _by_inputs(keys, residual, metric)
-    )
+    values, basis, turn = _by_keys(keys, metric) if len(keys) <= keys.shape[1] else _by_inputs(keys, metric)
+    residual = turn.T @ (aims - keys @ weight.T)
     inner = (residual @ residual.T) * metric.moment_of(basis)
     whole = metric.energy(weight)
 
@@ -80,27 +86,30 @@ def solve_site(
         strength = _largest_within(distortion, budget)
     if strength is None:
         raise ChipError("give a strength or a budget on the retained outputs")
-    left, right = residual.T / (values + len(keys) / strength), basis.T
+    damped = values + len(keys) / strength
+    left, right = residual.T / damped, basis.T
     uncertainty = metric.error * float(((left.T @ left) * (right @ right.T)).sum() / whole)
-    if len(values) >= min(weight.shape):
-        return Solution(left @ right, None, distortion(strength), strength, uncertainty)
-    return Solution(left, right, distortion(strength), strength, uncertainty)
+    if len(values) >= min(weight.shape) and 2 * len(values) * sum(weight.shape) > _MOST_NUMBERS:
+        return Solution(left @ right, None, None, distortion(strength), strength, uncertainty)
+    sent = (turn.T @ keys) / damped[:, None]
+    return Solution(left, right, sent, distortion(strength), strength, uncertainty)
 
 
-def _by_keys(keys: Tensor, residual: Tensor, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:
-    """Spectrum (r,), basis (d, r) and turned residual (r, D) from the T × T matrix X A⁻¹ Xᵀ = U Λ Uᵀ: Z U and Uᵀ R."""
+def _by_keys(keys: Tensor, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:
+    """Spectrum (r,), basis (d, r) and the turn (T, r) of keys and residual, from the T × T matrix X A⁻¹ Xᵀ = U Λ Uᵀ:
+    Z U and U."""
     solved = metric.solve(keys.T)
     gram = keys @ solved
     values, vectors = _spectrum(gram)
-    return values, solved @ vectors, vectors.T @ residual
+    return values, solved @ vectors, vectors
 
 
-def _by_inputs(keys: Tensor, residual: Tensor, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:
+def _by_inputs(keys: Tensor, metric: Metric) -> tuple[Tensor, Tensor, Tensor]:
     """The same change from a d × d matrix, for more keys than inputs: with A = L Lᵀ and L⁻¹ Xᵀ X L⁻ᵀ = V Λ Vᵀ, by the
-    push-through identity, the basis is L⁻ᵀ V and the turned residual Vᵀ L⁻¹ Xᵀ R."""
+    push-through identity, the basis is L⁻ᵀ V and the turn X L⁻ᵀ V."""
     whitened = metric.whiten(keys.T)
     values, vectors = _spectrum(whitened @ whitened.T)
-    return values, metric.unwhiten(vectors), vectors.T @ (whitened @ residual)
+    return values, metric.unwhiten(vectors), whitened.T @ vectors
 
 
 def _spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:

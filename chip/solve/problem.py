@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from chip.collect import BATCH_TOKENS, Statistics, Wanted
 from chip.collect.fitting import Notice
@@ -16,7 +15,6 @@ from chip.errors import ChipError, UsageError
 from chip.hierarchy import Hierarchy, Record, Split
 from chip.models.loading import LoadedModel
 from chip.models.sites import Site, StoredSite, choose_layers, layer_count
-from chip.models.stored import StoredTensor
 from chip.progress import Track, silent
 from chip.settings import EditSettings
 from chip.solve.bases import MetricBases
@@ -125,32 +123,6 @@ def wanted(sites: Sequence[Site], settings: EditSettings) -> Wanted:
     return Wanted(
         answer=tuple(name for name in names if name not in projector),
         image=tuple(name for name in names if name in projector),
-    )
-
-
-def weight_change(stored: StoredSite, left: Tensor, right: Tensor | None, rows: Tensor | None = None) -> Change:
-    """A change of a site's weight (D, d), whose `rows` gain left @ right, as a change of the tensor as it is stored."""
-    if not stored.site.transposed:
-        return change(stored.weight, left, right, rows)
-    if right is None:
-        return change(stored.weight, left.T, None)
-    if rows is not None:
-        # Rows of the weight are columns of what is stored; all of it gains a product that is zero in the others.
-        left = left.new_zeros(stored.weight.shape[1], left.shape[1]).index_copy(0, rows.to(left.device), left)
-    return change(stored.weight, right.T, left.T)
-
-
-def change(tensor: StoredTensor, left: Tensor, right: Tensor | None, rows: Tensor | None = None) -> Change:
-    """A change as the edit keeps it: float32 factors, away from any device."""
-
-    def array(value: Tensor, dtype: torch.dtype = torch.float32):  # type: ignore[no-untyped-def]
-        return value.to("cpu", dtype).contiguous().numpy()
-
-    return Change(
-        tensor.name,
-        array(left),
-        None if right is None else array(right),
-        None if rows is None else array(rows, torch.int64),
     )
 
 

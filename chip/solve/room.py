@@ -15,12 +15,13 @@ def refuse_held(problem: Problem, sites: Sequence[Site], tokens: int) -> None:
     """Raise ChipError where the `tokens` of the target's and the held records take more than is free.
 
     Of d inputs and D outputs: aims (N, D) of all sites, and their weights (D, d) once more, to be put back; of the site
-    that is solved, keys three times, (N, d), a moment four times, (d, d), and the change five times, (D, d).
+    that is solved, keys three times, (N, d), a moment four times, (d, d), and the change nine times, (D, d), four of
+    which are its two factors in 64 bits.
     """
     size = accumulator_dtype(problem.loaded.device).itemsize
     widths = [site.widths(problem.loaded.model) for site in sites]
     aims, kept = tokens * sum(outputs for _, outputs in widths), sum(d * outputs for d, outputs in widths)
-    solving = max(3 * tokens * d + 4 * d * d + 5 * d * outputs for d, outputs in widths)
+    solving = max(3 * tokens * d + 4 * d * d + 9 * d * outputs for d, outputs in widths)
     needed = size * (aims + solving) + problem.loaded.dtype.itemsize * kept
     free = free_memory(problem.loaded.device)
     if needed > free:

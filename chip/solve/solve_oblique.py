@@ -12,9 +12,10 @@ from chip.errors import ChipError
 from chip.models.sites import Site
 from chip.records.digests import divide_images
 from chip.solve import oblique
+from chip.solve.changes import redirected, weight_change
 from chip.solve.image_keys import image_keys
 from chip.solve.metric import Metric
-from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored, weight_change
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored
 from chip.solve.refresh import Refresher
 from chip.solve.retained import Retained, metric_of, retained_answers
 from chip.solve.room import refuse_too_large
@@ -67,8 +68,10 @@ def _apply(
     before = weight.to(solution.left.dtype, copy=True)
     weight.copy_(before + solution.delta)
     relative = float(solution.delta.norm() / before.norm())
-    rank = min(solution.left.shape) if solution.right is None else solution.left.shape[1]
-    changes.append(weight_change(problem.stored[site.name], solution.left, solution.right))
+    rank = min(solution.left.shape)
+    stored = problem.stored[site.name]
+    derivation = None if solution.keys is None else redirected(stored, before, solution.keys)
+    changes.append(weight_change(stored, solution.left, solution.right, derivation=derivation))
     reports.append(
         SiteReport(site.name, rank, relative, solution.distortion, solution.strength, uncertainty=solution.uncertainty)
     )

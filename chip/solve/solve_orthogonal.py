@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chip.models.stored import StoredTensor
+from chip.models.matrix import Matrix
 from chip.solve import orthogonal
-from chip.solve.problem import Problem, SiteReport, Solved, as_edit, change, chosen_sites, weight_change
+from chip.solve.changes import bias_change, projected, weight_change
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites
 
 
 def solve_orthogonal(problem: Problem) -> Solved:
@@ -24,17 +25,19 @@ def solve_orthogonal(problem: Problem) -> Solved:
             reports.append(SiteReport(name, 0, 0.0, reason=reason))
             continue
         stored = problem.stored[name]
-        weight = _stored(stored.weight).T if sites[name].transposed else _stored(stored.weight)
+        transposed = sites[name].transposed
+        weight = _stored(stored.weight).T if transposed else _stored(stored.weight)
         left, right = projection.factors(weight)
-        changes.append(weight_change(stored, left, right, projection.neurons))
+        derivation = projected(projection, transposed=transposed)
+        changes.append(weight_change(stored, left, right, projection.neurons, derivation))
         if stored.bias is not None:
             bias = projection.factors(_stored(stored.bias)[:, None])
-            changes.append(change(stored.bias, *bias, projection.neurons))
+            changes.append(bias_change(stored, *bias, projection.neurons, projected(projection)))
         relative = float((left @ right).norm() / weight.norm())
         reports.append(SiteReport(name, len(projection.basis), relative))
     return as_edit(problem, changes, reports)
 
 
-def _stored(tensor: StoredTensor) -> Tensor:
+def _stored(tensor: Matrix) -> Tensor:
     """A tensor as the checkpoint holds it, whatever dtype the model was loaded in, in float64."""
     return torch.from_numpy(tensor.read().astype(np.float64))

@@ -55,7 +55,7 @@ class PlannedApply:
 
 @dataclass(frozen=True)
 class Applied:
-    """One checkpoint that was written."""
+    """One checkpoint that was written. rounding: of fp8, what it took from the edit, in words."""
 
     base: Path
     out: Path
@@ -64,6 +64,7 @@ class Applied:
     transferred: bool
     copied: str
     proof: Proof | None
+    rounding: str
 
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -122,7 +123,7 @@ def _apply(request: ApplyRequest, planned: PlannedApply) -> Applied:
     applying = Applying(planned.edits)
     with _written(request, planned, applying) as written:
         proof = written.prove() if request.verify else None
-        receipt = {"action": "apply", **described(applying.edits, proof, written.copied)}
+        receipt = {"action": "apply", **described(applying.edits, proof, written.copied, applying.rounding)}
         write_receipt(planned.receipt, receipt, request.sign)
         if request.edit_out is not None:
             save_edits(applying.edits, request.edit_out)
@@ -135,6 +136,7 @@ def _apply(request: ApplyRequest, planned: PlannedApply) -> Applied:
         any(edit.transferred for edit in applying.edits),
         written.copied,
         proof,
+        applying.rounding.described if applying.rounding.meant else "",
     )
 
 

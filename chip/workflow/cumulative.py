@@ -127,7 +127,7 @@ class _Run:
                 verdict = judged(parts, before, after, request.tuning)
             content = {
                 "action": "edit",
-                **described(applying.edits, proof, staged.copied),
+                **described(applying.edits, proof, staged.copied, applying.rounding),
                 "forgotten": hashed_nodes(opened.forgotten, self._salt),
                 "verification": [asdict(row) for row in table],
                 "verdict": None if verdict is None else verdict.as_json(),
@@ -212,7 +212,7 @@ class _Run:
         # From its file, which is read as it is needed: a hundred edits need not fit in memory.
         self.edits[-1] = load_edit(request.edit_out)
         seconds = time.monotonic() - started
-        content = receipt_of(step.prepared, edit, result, self._salt, seconds, "nothing")
+        content = receipt_of(step.prepared, Applying([edit]), result, self._salt, seconds, "nothing")
         write_receipt(request.receipt, content, request.sign)
 
     def _told(self, asked: Asked) -> Notice:

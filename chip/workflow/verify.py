@@ -130,7 +130,13 @@ def _written(request: RevertRequest, edited: Checkpoint, restoring: Restoring) -
 def _receipt(edits: Sequence[Edit], edited: Checkpoint, base: Checkpoint, proof: Proof, copied: str) -> dict[str, Any]:
     """A receipt whose tensors go from how the edits left them to how they are in the base."""
     names = sorted({name for edit in edits for name in edit.tensors})
-    turned = {name: {"before": edited.tensor_digests[name], "after": base.tensor_digests[name]} for name in names}
+    turned = {
+        name: {
+            "before": edited.matrix(name).combined(edited.tensor_digests),
+            "after": base.matrix(name).combined(base.tensor_digests),
+        }
+        for name in names
+    }
     return {"action": "revert", **described(edits, proof, copied), "tensors": turned}
 
 
@@ -143,7 +149,7 @@ def _check_receipt(request: VerifyRequest, edited: Checkpoint) -> str | None:
     assert request.receipt is not None
     content = read_receipt(request.receipt)
     for name, digests in content["tensors"].items():
-        found = edited.tensors[name].digest() if name in edited.tensors else None
+        found = edited.matrix(name).digest() if name in edited.tensors else None
         if found != digests["after"]:
             raise ChipError(f"{request.receipt} is not of {request.edited}: it gives {name} another digest")
     proof = content["proof"]

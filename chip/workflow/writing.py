@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chip.collect.fitting import Notice
-from chip.edit import Applying, CheckpointInPlace, Edit, StagedCheckpoint, WrittenCheckpoint, save_edits
+from chip.edit import Applying, CheckpointInPlace, StagedCheckpoint, WrittenCheckpoint, save_edits
 from chip.edit.receipt import described, hashed_nodes, write_receipt
 from chip.errors import ChipError
 from chip.files import write_private
@@ -50,6 +50,8 @@ def write(
         if written.recovered:
             notice(written.recovered)
         proof = written.prove()
+        if applying.rounding.meant:
+            notice(applying.rounding.described)
         table: tuple[Row, ...] = ()
         verdict: Verdict | None = None
         if request.verify:
@@ -59,7 +61,7 @@ def write(
         result = EditResult(
             choice.solved.sites, table, out, plan.receipt, request.edit_out, choice.tuning, verdict, proof
         )
-        content = receipt_of(prepared, applying.edits[0], result, salt, time.monotonic() - started, written.copied)
+        content = receipt_of(prepared, applying, result, salt, time.monotonic() - started, written.copied)
         beside: list[Path] = []
         try:
             write_receipt(plan.receipt, content, request.sign)
@@ -94,13 +96,13 @@ def _written(prepared: PreparedEdit, applying: Applying, out: Path) -> WrittenCh
 
 
 def receipt_of(
-    prepared: PreparedEdit, edit: Edit, result: EditResult, salt: bytes, seconds: float, copied: str
+    prepared: PreparedEdit, applying: Applying, result: EditResult, salt: bytes, seconds: float, copied: str
 ) -> dict[str, Any]:
     """The receipt of one edit."""
-    found = result.as_json()
+    found, (edit,) = result.as_json(), applying.edits
     return {
         "action": "edit",
-        **described([edit], result.proof, copied),
+        **described([edit], result.proof, copied, applying.rounding),
         "request": request_digest(prepared.request, prepared.opened, prepared.split.targets, edit.after, salt),
         "forgotten": hashed_nodes(prepared.opened.forgotten, salt),
         "records": dict(prepared.plan.records),
