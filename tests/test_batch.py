@@ -104,6 +104,11 @@ class TestIndependent:
             name: one for name, one in before.items() if "summary" not in name and "ledger" not in name
         }
 
+    def test_edits_of_many_tensors_are_known_as_its_own(self, tmp_path: Path, hospital_data: Path) -> None:
+        model, out = tiny_models.llava(tmp_path / "model", num_hidden_layers=24), tmp_path / "out"
+        run_batch(model, hospital_data, out, "patient_0")
+        assert states(run_batch(model, hospital_data, out, "patient_0")) == ["done before"]
+
     def test_an_output_that_was_tampered_with_is_not_taken_for_finished(
         self, tmp_path: Path, llava_directory: Path, hospital_data: Path
     ) -> None:

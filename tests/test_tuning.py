@@ -229,7 +229,7 @@ class TestSearch:
         assert found.verdict.outcome.retain_drop == pytest.approx(drop / sum(row.before.count for row in kept))
         receipt = json.loads((tmp_path / "out.receipt.json").read_text())
         assert receipt["verdict"]["judged_on"] == "judging half"
-        assert receipt["settings"] == found.tuning.trials[-1].settings.described()
+        assert receipt["edits"][0]["settings"] == found.tuning.trials[-1].settings.described()
         assert {row["part"] for row in receipt["verification"]} == {"tuning", "judging"}
 
     def test_nothing_is_searched_where_the_first_edit_meets_its_goals(self, learnt: Path, tmp_path: Path) -> None:

@@ -48,8 +48,9 @@ def save_edits(edits: Sequence[Edit], path: Path) -> None:
                 "changes": changes,
             }
         )
+    # The format first: by it the file is known as chip's, however much follows.
     header = {"format": FORMAT, "edits": entries}
-    write_private(path, save(tensors, {"chip": json.dumps(header, sort_keys=True)}))
+    write_private(path, save(tensors, {"chip": json.dumps(header)}))
 
 
 def load_edits(path: Path) -> tuple[Edit, ...]:
