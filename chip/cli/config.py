@@ -59,7 +59,7 @@ def _name(key: str) -> str:
 
 def _value(path: Path, name: str, value: Any, *, several: bool) -> Any:
     if several and isinstance(value, str):
-        return [value]
+        return [_value(path, name, value, several=False)]
     return str(path.parent / value) if name in _PATHS and isinstance(value, str) else value
 
 

@@ -1,7 +1,7 @@
 """`chip edit`: forget nodes and write the new checkpoint."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ from chip.cli.options import (
     MaxRecordsPerNode,
     MaxRetainDrop,
     MaxTargetMatch,
-    ModelArgument,
+    Models,
     Receipt,
     SaveEvery,
     Seed,
@@ -36,14 +36,20 @@ from chip.cli.options import (
     Workers,
     quiet_libraries,
 )
+from chip.errors import ChipError
 from chip.settings import CollectSettings, EditSettings, TuningSettings
+
+if TYPE_CHECKING:
+    from chip.cli.console import Printer
+    from chip.plan import Plan
+    from chip.workflow import EditRequest, EditResult
 
 _STANDARD, _COLLECTING, _TUNING = EditSettings(), CollectSettings(), TuningSettings()
 
 
 def edit(
     context: typer.Context,
-    model: ModelArgument,
+    model: Models,
     forget: Forget,
     data: Data,
     method: Annotated[str, typer.Option(help="counterpart, oblique or chip.", envvar="CHIP_METHOD")] = _STANDARD.method,
@@ -184,11 +190,12 @@ def edit(
     )
     quiet_libraries()
     from chip.cli.console import Printer
-    from chip.workflow import EditRequest, carry_out, prepare_edit
+    from chip.workflow import EditRequest
+    from chip.workflow.several import outcome_of, requests_for
 
     printer = Printer(json)
     request = EditRequest(
-        model=model,
+        model="",
         data=data,
         forget=tuple(forget),
         settings=settings,
@@ -212,16 +219,40 @@ def edit(
         in_place=in_place,
         sign=sign,
     )
-    prepared = prepare_edit(request)
+    requests = requests_for(request, model)
+    if len(requests) == 1:
+        plan, result = _carry_out(context, requests[0], printer)
+        printer.result({"plan": plan.as_json(), **result.as_json()})
+        return
+    outcomes, results = [], []
+    for one in requests:
+        printer.line(f"{one.model}:", style="bold")
+        try:
+            plan, result = _carry_out(context, one, printer)
+            results.append({"plan": plan.as_json(), **result.as_json()})
+            outcomes.append(outcome_of(one, result))
+        except ChipError as problem:
+            outcomes.append(outcome_of(one, problem))
+    printer.outcomes(outcomes)
+    printer.result({"edits": results, "outcomes": [{**one.as_json(), "reason": one.reason} for one in outcomes]})
+    if any(one.state == "failed" for one in outcomes):
+        raise typer.Exit(1)
+
+
+def _carry_out(context: typer.Context, request: "EditRequest", printer: "Printer") -> tuple["Plan", "EditResult"]:
+    """Plan and carry out one edit, and print what there is to know."""
+    from chip.workflow import carry_out, prepare_edit
+
+    prepared, settings = prepare_edit(request), request.settings
     printer.plan(prepared.plan)
     for flag in _idle(context, settings):
         printer.line(f"note: {flag} has no effect with these settings of --method {settings.method}")
     result = carry_out(prepared, printer.track, printer.notice)
-    if dry_run:
+    if request.dry_run:
         printer.sites(result.sites)
     printer.left_alone(result.sites)
     if result.tuning is not None and result.tuning.halved:
-        printer.trials(result.tuning, everything=dry_run)
+        printer.trials(result.tuning, everything=request.dry_run)
     if result.rows:
         printer.scores(result.rows)
     if result.verdict is not None:
@@ -232,7 +263,7 @@ def edit(
         printer.line(f"written: {result.out}  (receipt: {result.receipt})")
         printer.proof(result.proof)
         printer.line("Do not publish the model before and after together: their difference shows what was removed.")
-    printer.result({"plan": prepared.plan.as_json(), **result.as_json()})
+    return prepared.plan, result
 
 
 def _given(context: typer.Context, name: str) -> bool:

@@ -8,6 +8,13 @@ import typer
 ModelArgument = Annotated[
     str, typer.Argument(help="Directory of the model, or a hub id in the local cache.", show_default=False)
 ]
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        help="Directory of the model, or a hub id in the local cache; several, or a folder of them, are edited alike.",
+        show_default=False,
+    ),
+]
 Data = Annotated[Path, typer.Option(help="Data directory with records.jsonl.", envvar="CHIP_DATA", show_default=False)]
 Forget = Annotated[
     list[str],

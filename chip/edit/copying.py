@@ -11,7 +11,7 @@ from chip.files import write_all
 _CLONE = 0x40049409
 """The ioctl FICLONE (linux/fs.h): both files share their blocks until one of them is written to."""
 
-_COPY_BYTES = 1 << 24
+_COPY_BYTES = 1 << 22
 _NOT_HERE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
 """What a file system answers that cannot do what was asked."""
 
@@ -65,7 +65,7 @@ class Copier:
     def fill(self) -> None:
         """Copy what the created files still lack."""
         while self._waiting and not self._stopped:
-            source, target, left_out = self._waiting.pop(0)
+            source, target, left_out = self._waiting.pop()
             given, taken = os.open(source, os.O_RDONLY), os.open(target, os.O_RDWR)
             try:
                 size, at = os.fstat(given).st_size, 0
@@ -99,8 +99,6 @@ class Copier:
             count = self._copy_some(given, taken, start, min(stop - start, _COPY_BYTES))
             if not count:
                 raise OSError(errno.EIO, "a file became shorter while it was copied")
-            # What was written is on its way to the disk while the next is copied, and fsync has little to wait for.
-            os.posix_fadvise(taken, start, count, os.POSIX_FADV_DONTNEED)
             start += count
 
     def _copy_some(self, given: int, taken: int, start: int, count: int) -> int:

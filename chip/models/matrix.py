@@ -16,8 +16,9 @@ from typing import Self
 import numpy as np
 
 from chip.errors import ChipError
-from chip.models.stored import DTYPES, E4M3, SCALE_DTYPES, Array, StoredTensor, rounded
+from chip.models.stored import DTYPES, E4M3, SCALE_DTYPES, Array, StoredTensor, is_finite, rounded
 
+_MOST_ROWS = 128
 _LARGEST = 448.0
 """The largest number that e4m3 holds."""
 
@@ -165,7 +166,7 @@ class Plain(Matrix):
 
     def rounded(self, rows: Array, start: int) -> Array:
         values = rounded(rows, DTYPES[self.dtype])
-        if not np.isfinite(values).all():
+        if not is_finite(values):
             raise _overflow(self)
         return values
 
@@ -196,6 +197,10 @@ class Scaled(Matrix):
 
     def at(self, place: Callable[[StoredTensor], StoredTensor]) -> Self:
         return replace(self, codes=(place(self.codes[0]),), scales=(place(self.scales[0]),))
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Rows that share a scale lie in one block, but where they are very many."""
+        return self.codes[0].blocks(min(self.block[0], _MOST_ROWS))
 
     def read_rows(self, start: int, stop: int) -> Array:
         codes = self.codes[0].read_rows(start, stop)

@@ -55,8 +55,8 @@ _THROUGH_FLOAT32 = {E4M3, SCALE_DTYPES["F8_E8M0"]}
 _MAXIMUM_HEADER_BYTES = 100_000_000
 _LARGEST_SIZE = 1 << 63
 _READ_BYTES = 1 << 22
-_BLOCK_NUMBERS = 1 << 22
-"""How many numbers of a tensor are worked on at once: 32 MiB of float64."""
+_BLOCK_NUMBERS = 1 << 19
+"""How many numbers of a tensor are worked on at once: 4 MiB of float64."""
 
 _ROUNDED_AT_ONCE = 1 << 15
 """How many are rounded at once: what stays near the processor."""
@@ -64,6 +64,7 @@ _ROUNDED_AT_ONCE = 1 << 15
 _DROPPED = np.uint64(53 - 8)
 """The bits of a float64 that bfloat16, which has 8 significant ones, does not keep."""
 
+_BFLOAT16_EXPONENT = 0x7F80
 _UNDER_HALF = np.uint64((1 << 44) - 1)
 _SMALLEST_NORMAL = 2.0**-126
 _ROUNDS_SMALL = 1.5 * 2.0 ** (52 - 133)
@@ -108,11 +109,11 @@ class StoredTensor:
             total.update(block)
         return total.hexdigest()
 
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Its rows in blocks of about `_BLOCK_NUMBERS` numbers, a multiple of 128 rows each: first row and last."""
+    def blocks(self, rows: int = 1) -> Iterator[tuple[int, int]]:
+        """Its rows in blocks of about `_BLOCK_NUMBERS` numbers, a multiple of `rows` each: first row and last."""
         count = self.shape[0] if self.shape else 0
         width = max(1, math.prod(self.shape[1:]))
-        step = max(1, _BLOCK_NUMBERS // width // 128) * 128
+        step = max(1, _BLOCK_NUMBERS // width // rows) * rows
         yield from ((start, min(start + step, count)) for start in range(0, count, step))
 
     @property
@@ -158,11 +159,29 @@ def _bfloat16_bits(values: Array) -> Array:
     kept += bits
     kept += _UNDER_HALF
     kept &= ~(2 * _UNDER_HALF + np.uint64(1))
-    exact = kept.view(np.float64)
-    if ((magnitude := np.abs(values)) < _SMALLEST_NORMAL).any() or not np.isfinite(magnitude).all():
+    found = _upper_half(kept.view(np.float64))
+    exponents = found & np.uint16(_BFLOAT16_EXPONENT)
+    if not exponents.all() or (exponents == _BFLOAT16_EXPONENT).any():
+        magnitude = np.abs(values)
         small = np.copysign((magnitude + _ROUNDS_SMALL) - _ROUNDS_SMALL, values)
-        exact = np.where(magnitude < _SMALLEST_NORMAL, small, np.where(np.isfinite(magnitude), exact, values))
-    return exact.astype(np.float32).view(np.uint32) >> np.uint32(16)
+        odd = np.where(
+            magnitude < _SMALLEST_NORMAL, small, np.where(np.isfinite(values), kept.view(np.float64), values)
+        )
+        return _upper_half(odd)
+    return found
+
+
+def _upper_half(values: Array) -> Array:
+    """The upper 16 bits of float64 values as float32, (n,)."""
+    return (values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def is_finite(values: Array) -> bool:
+    """Whether all values are numbers: of bfloat16, which NumPy looks at one by one, by their bits."""
+    if values.dtype != DTYPES["BF16"]:
+        return bool(np.isfinite(values).all())
+    exponents = values.view(np.uint16) & np.uint16(_BFLOAT16_EXPONENT)
+    return not (exponents == _BFLOAT16_EXPONENT).any()
 
 
 def _through_float32(values: Array) -> Array:
