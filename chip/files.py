@@ -8,6 +8,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +17,8 @@ from chip.errors import ChipError
 
 _READ_BYTES = 1 << 20
 _HEAD_BYTES = 4096
-_MARK = b"chip-"
-"""Stands near the beginning of every file that chip writes, in the name of its format."""
+_MARK = re.compile(rb'"format\\?": \\?"chip-|Software\0chip-')
+"""Stands near the beginning of every file that chip writes: the name of its format; of a picture, who drew it."""
 
 
 def file_digest(path: Path) -> str:
@@ -172,10 +173,14 @@ def refuse_foreign(path: Path) -> None:
     """Raise ChipError where `path` is a file that chip did not write: none is ever replaced."""
     if path.is_dir():
         raise ChipError(f"{path} is a directory; name a file")
-    if path.exists():
-        with path.open("rb") as handle:
-            if _MARK not in handle.read(_HEAD_BYTES):
-                raise ChipError(f"{path} exists and chip did not write it; name another file")
+    if path.exists() and not written_by_chip(path):
+        raise ChipError(f"{path} exists and chip did not write it; name another file")
+
+
+def written_by_chip(path: Path) -> bool:
+    """Whether a file says that chip wrote it."""
+    with path.open("rb") as handle:
+        return _MARK.search(handle.read(_HEAD_BYTES)) is not None
 
 
 @contextmanager

@@ -15,11 +15,16 @@ from safetensors.numpy import save
 from safetensors.torch import save_file
 
 from chip.edit import Applying, Change, Edit, StagedCheckpoint, load_edits
+from chip.edit.journal import recover_model
+from chip.edit.ledger import read_ledgers
 from chip.edit.merge import adapter_edit
 from chip.edit.receipt import read_receipt
+from chip.files import journal_of
 from chip.models.checkpoint import INDEX, Checkpoint
 from chip.models.stored import DTYPES, read_header
 from chip.records import read_records
+from chip.workflow.apply import ApplyRequest, carry_out_apply, prepare_apply
+from chip.workflow.requests import read_requests
 
 A, B = "model-1.safetensors", "model-2.safetensors"
 CONFIG = b'{"model_type": "llama", "quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 2]}}'
@@ -121,6 +126,50 @@ def receipt(directory: Path, data: bytes) -> None:
     assert read_receipt(directory / "receipt.json")["format"]
 
 
+def requests(directory: Path, data: bytes) -> None:
+    lay(directory / "requests.jsonl", data)
+    for asked in read_requests(directory / "requests.jsonl"):
+        out = directory / asked.name
+        assert asked.forget
+        assert out.parent == directory
+        assert not out.is_symlink()
+
+
+def ledger(directory: Path, data: bytes) -> None:
+    lay(directory / "ledger.json", data)
+    found = read_ledgers([directory / "ledger.json"], b"s" * 32)
+    for entry in found.entries:
+        assert entry.nodes is not None
+        if entry.nodes:
+            assert found.forgotten(entry.checkpoint) >= set(entry.nodes)
+
+
+def journal(directory: Path, data: bytes) -> None:
+    """Whatever a journal says, nothing is written but to files of the model, and those keep their size."""
+    model = directory / "model"
+    lay(journal_of(model), data)
+    sizes = {path.name: path.stat().st_size for path in model.iterdir()}
+    try:
+        recover_model(model)
+    finally:
+        assert {path.name: path.stat().st_size for path in model.iterdir()} == sizes
+        (model / "model.safetensors").write_bytes(save(WEIGHTS))
+
+
+def carried(directory: Path, data: bytes) -> None:
+    """An edit file is carried over to a checkpoint and written: the output appears, or nothing does."""
+    base, out, edit = directory / "base", directory / "outputs" / "out", directory / "edit.safetensors"
+    lay(edit, data)
+    before = digests(base)
+    asked = ApplyRequest((base,), (edit,), out, transfer=True, force=True)
+    try:
+        carry_out_apply(asked, prepare_apply(asked))
+        assert digests(out).keys() == before.keys()
+    finally:
+        assert digests(base) == before
+        assert set(os.listdir(directory / "outputs")) <= {"out", "out.receipt.json"}
+
+
 TARGETS = {
     "header": Fuzzed(header, of_safetensors, 18_000),
     "index": Fuzzed(index, of_json, 6_000),
@@ -133,12 +182,17 @@ TARGETS = {
     "adapter": Fuzzed(adapter, of_json, 1_500),
     "factors": Fuzzed(factors, of_safetensors, 1_500),
     "written": Fuzzed(written, of_json, 500),
+    "requests": Fuzzed(requests, of_lines, 5_000),
+    "ledger": Fuzzed(ledger, of_json, 3_000),
+    "journal": Fuzzed(journal, of_safetensors, 2_000),
+    "carried": Fuzzed(carried, of_safetensors, 600),
 }
 
 
 def lay_out(directory: Path, name: str) -> None:
     """What stands around the file that a target fuzzes."""
-    base = directory / "base" if name in ("written", "adapter", "factors") else directory
+    base = directory / "base" if name in ("written", "adapter", "factors", "carried") else directory
+    base = directory / "model" if name == "journal" else base
     for path in (base, directory / "adapter", directory / "outputs"):
         path.mkdir(parents=True, exist_ok=True)
     (base / "config.json").write_bytes(b'{"model_type": "llama"}' if name != "scales" else CONFIG)
@@ -147,7 +201,7 @@ def lay_out(directory: Path, name: str) -> None:
         save_file({"c": torch.ones(2), "a.weight": torch.ones(2, 3)}, base / B)
         (base / "elsewhere.safetensors").symlink_to(directory.parent / "outside.safetensors")
         (directory.parent / "outside.safetensors").write_bytes(b"private")
-    elif name in ("config", "adapter", "factors"):
+    elif name in ("config", "adapter", "factors", "journal", "carried"):
         (base / "model.safetensors").write_bytes(save(WEIGHTS))
     if name == "levels":
         (directory / "records.jsonl").write_text(json.dumps({**RECORD, "image": None}))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,15 +44,19 @@ def test_each_is_edited_as_if_it_were_alone_and_one_that_fails_stops_no_other(
         assert (tmp_path / "out" / f"{name}.receipt.json").is_file()
 
 
-def test_without_an_output_each_is_written_beside_its_model(epochs: Path) -> None:
-    found = requests_for(EditRequest("", Path("records"), ("patient_1",)), [str(epochs)])
+def test_several_need_a_folder_for_their_outputs(epochs: Path) -> None:
+    asked = EditRequest("", Path("records"), ("patient_1",))
+    with pytest.raises(UsageError, match="need --out"):
+        requests_for(asked, [str(epochs)])
+    found = requests_for(replace(asked, in_place=True), [str(epochs)])
     assert [Path(one.model).name for one in found] == ["checkpoint-1", "checkpoint-2", "checkpoint-10"]
-    assert all(one.out is None for one in found)
+    with pytest.raises(UsageError, match="given twice"):
+        requests_for(replace(asked, in_place=True), [str(epochs / "checkpoint-1"), str(epochs / "checkpoint-1")])
 
 
 @pytest.mark.parametrize("name", ["receipt", "edit_out", "statistics", "plot"])
 def test_a_flag_that_names_one_file_is_refused_with_several(epochs: Path, name: str) -> None:
-    asked = EditRequest("", Path("records"), ("patient_1",), **{name: Path("file")})
+    asked = EditRequest("", Path("records"), ("patient_1",), Path("out"), **{name: Path("file")})
     with pytest.raises(UsageError, match="names one file"):
         requests_for(asked, [str(epochs)])
     assert len(requests_for(asked, [str(epochs / "checkpoint-1")])) == 1

@@ -13,6 +13,10 @@ def main() -> None:
     except ChipError as problem:
         print(f"chip: {problem}", file=sys.stderr)  # noqa: T201
         sys.exit(2 if isinstance(problem, UsageError) else 1)
+    except OSError as problem:
+        what = f"{problem.filename}: " if problem.filename else ""
+        print(f"chip: {what}{problem.strerror or problem}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
     except KeyboardInterrupt:
-        print("chip: interrupted; nothing was left behind", file=sys.stderr)  # noqa: T201
+        print("chip: interrupted; what was not finished left nothing behind", file=sys.stderr)  # noqa: T201
         sys.exit(130)

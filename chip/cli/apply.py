@@ -62,10 +62,5 @@ def apply(
     planned = prepare_apply(request)
     for one in planned:
         printer.applying(one)
-    done = carry_out_apply(request, planned, printer.track)
-    for applied in done:
-        printer.line(f"written: {applied.out}  (receipt: {applied.receipt})")
-        printer.proof(applied.proof, applied.copied)
-        if applied.rounding:
-            printer.notice(applied.rounding)
+    done = carry_out_apply(request, planned, printer.track, printer.applied)
     printer.result({"applied": [applied.as_json() for applied in done]})

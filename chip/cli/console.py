@@ -87,6 +87,13 @@ class Printer:
         if planned.left_behind:
             self.line(f"not carried: {', '.join(planned.left_behind)}")
 
+    def applied(self, done: Any) -> None:
+        """A checkpoint that edits were written to."""
+        self.line(f"written: {done.out}  (receipt: {done.receipt})")
+        self.proof(done.proof, done.copied)
+        if done.rounding:
+            self.notice(done.rounding)
+
     def proof(self, proof: Any, copied: str = "") -> None:
         """What was read back and found to be as it must be."""
         if proof is None:

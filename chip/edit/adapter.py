@@ -63,7 +63,7 @@ def write_adapter(
     _refuse_unsupported(adapted)
     weights = save(_tensors(adapted), {"format": "pt"})
     config = json.dumps(_config(adapted, base), indent=2, sort_keys=True) + "\n"
-    with StagedDirectory(directory) as staged:
+    with StagedDirectory(directory, force=force) as staged:
         write_private(staged.directory / WEIGHTS, weights)
         write_private(staged.directory / CONFIG, config.encode())
         refuse_directory(directory, force=force)

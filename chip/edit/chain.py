@@ -20,6 +20,9 @@ def fitting(
 
     Raises ChipError where an edit does not fit, or the checkpoint does not carry what `after` says.
     """
+    applied = [edit.identity for edit in (*after, *edits)]
+    if twice := next((one for one in applied if applied.count(one) > 1), None):
+        raise ChipError(f"one edit was given twice ({twice[:12]}…); it would be applied twice")
     names = [name for name in dict.fromkeys(name for edit in edits for name in edit.tensors) if name in base.tensors]
     size = sum(base.tensors[name].stop - base.tensors[name].start for name in names)
     digests = each(lambda name: base.matrix(name).digest(), names, size)

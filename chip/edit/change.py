@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chip.errors import ChipError
-from chip.models.stored import DTYPES, Array
+from chip.models.stored import Array
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,25 @@ class Change:
 
     def delta(self) -> Array:
         """The change of the chosen rows, (k, d), in float64."""
-        return self._product(self.left, exact=True).astype(np.float64)
+        return self._product(self.left)
 
     def added(self, block: Array, start: int = 0) -> Array:
         """Rows `start` and following of the tensor (n, d) with the change added, in float64.
 
-        The change itself is computed in float32 for bfloat16, which keeps a third of its digits; otherwise in float64.
+        So that the sum, once it is rounded, is the same on every machine: products differ from one to the next in their
+        last digits, which only 64 bits keep far from those that are stored.
         """
-        total, exact = block.astype(np.float64), block.dtype != DTYPES["BF16"]
+        total = block.astype(np.float64)
         if self.rows is None:
-            total += self._product(self.left[start : start + len(block)], exact=exact)
+            total += self._product(self.left[start : start + len(block)])
         else:
             inside = np.flatnonzero((self.rows >= start) & (self.rows < start + len(block)))
-            total[self.rows[inside] - start] += self._product(self.left[inside], exact=exact)
+            total[self.rows[inside] - start] += self._product(self.left[inside])
         return total
 
-    def _product(self, left: Array, *, exact: bool) -> Array:
-        if self.right is None or not exact:
-            return left if self.right is None else left @ self.right
-        return left.astype(np.float64) @ self.right.astype(np.float64)
+    def _product(self, left: Array) -> Array:
+        exact = left.astype(np.float64)
+        return exact if self.right is None else exact @ self.right.astype(np.float64)
 
     def refuse_misfit(self, shape: tuple[int, ...]) -> None:
         """Raise ChipError where it does not fit a tensor of that shape."""

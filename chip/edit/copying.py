@@ -46,7 +46,7 @@ class Copier:
     def create(self, source: Path, target: Path, left_out: Sequence[tuple[int, int]] = ()) -> None:
         """Create a copy of a file, of its size, but for the byte ranges that will be written anyway."""
         if self._link and not left_out:
-            os.link(source, target, follow_symlinks=True)
+            os.link(os.path.realpath(source), target)  # of the file, where the model is a directory of links
             self._note("hard link")
             return
         given, taken = os.open(source, os.O_RDONLY), -1

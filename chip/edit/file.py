@@ -63,6 +63,8 @@ def load_edits(path: Path) -> tuple[Edit, ...]:
         header = json.loads(stored.metadata["chip"])
         if header["format"] != FORMAT:
             raise ChipError(f"{path} has the format {header['format']!r}; this version of chip reads {FORMAT}")
+        if not header["edits"]:
+            raise ValueError("it holds no edit")
         arrays = {one.name: _mapped(one) for one in stored.tensors}
         return tuple(_edit(number, entry, arrays) for number, entry in enumerate(header["edits"]))
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as problem:

@@ -27,7 +27,7 @@ def write_journal(model: Path, tensors: Iterable[StoredTensor]) -> None:
         size = one.stop - one.start
         header[str(number)] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
         at += size
-    places = [[os.path.relpath(one.file, model), one.start, one.digest()] for one in kept]
+    places = [[os.path.relpath(one.file, model), one.start, one.digest(), *_identity(one.file)] for one in kept]
     header["__metadata__"] = {"chip": json.dumps({"format": FORMAT, "places": places})}
     encoded = json.dumps(header).encode()
     with private_file(journal_of(model)) as partial:
@@ -41,11 +41,26 @@ def write_journal(model: Path, tensors: Iterable[StoredTensor]) -> None:
             os.close(handle)
 
 
+def _identity(file: Path) -> list[int]:
+    """What tells a file from one that took its place."""
+    found = os.stat(file)
+    return [found.st_dev, found.st_ino, found.st_size]
+
+
 def remove_journal(model: Path) -> None:
     """Finish an edit in place: from here on there is no way back but `chip revert`."""
     with explained(model):
         os.unlink(journal_of(model))
+
+
+def sync_removal(model: Path) -> None:
+    """Have the removal of a journal on disk: until it is, a power failure may bring the journal back."""
+    try:
         sync(journal_of(model).parent)
+    except OSError as problem:
+        raise ChipError(
+            f"{model} is edited, but that is not surely on disk yet ({problem.strerror}); check the disk"
+        ) from problem
 
 
 def roll_back(model: Path) -> None:
@@ -79,20 +94,22 @@ def read_journal(path: Path, model: Path) -> Sequence[tuple[StoredTensor, Stored
             raise ValueError(f"its format is {content['format']!r}")
         kept = {one.name: one for one in held.tensors}
         found = []
-        for number, (name, start, digest) in enumerate(content["places"]):
+        for number, (name, start, digest, *identity) in enumerate(content["places"]):
             old, file = kept[str(number)], model / name
             if ".." in Path(name).parts or Path(name).is_absolute() or file.is_symlink() or not file.is_file():
                 raise ValueError(f"{name} is no file of the model")
+            if identity != _identity(file):
+                raise ValueError(f"{name} is another file since")
             if type(start) is not int or not 0 <= start <= file.stat().st_size - (old.stop - old.start):
                 raise ValueError(f"{name} is shorter than it was")
             if old.digest() != digest:
                 raise ValueError(f"its copy of {name} is damaged")
             found.append((StoredTensor(name, file, old.dtype, old.shape, start, start + old.stop - old.start), old))
         return found
-    except (ChipError, OSError, KeyError, ValueError, TypeError, AttributeError) as problem:
+    except (ChipError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as problem:
         raise ChipError(
-            f"{model} was being edited in place, and the journal {path} cannot put it back ({problem}); restore the "
-            "model from a copy"
+            f"{model} was being edited in place, and the journal {path} cannot put it back ({problem}); where the "
+            "model is another one by now, remove the journal, and restore it from a copy otherwise"
         ) from problem
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from chip.errors import ChipError
-from chip.files import refuse_foreign
+from chip.files import refuse_foreign, written_by_chip
 from chip.models.checkpoint import INDEX, PICKLES, Checkpoint
 
 _TRAINING = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state")
@@ -66,16 +66,26 @@ def files_left_behind(checkpoint: Checkpoint) -> list[str]:
     return [
         str(name)
         for path in _entries(checkpoint)
-        if path not in own and (_stays_behind(name := path.relative_to(checkpoint.directory)) or not path.is_file())
+        if path not in own
+        and (_stays_behind(name := path.relative_to(checkpoint.directory)) or not path.is_file() or _is_ours(path))
     ]
 
 
 def _entries(checkpoint: Checkpoint) -> Iterator[Path]:
     """Everything below the checkpoint's directory but directories."""
-    for parent, directories, names in os.walk(checkpoint.directory):
+
+    def refuse(problem: OSError) -> None:
+        raise ChipError(f"{problem.filename} cannot be read ({problem.strerror}); make it readable, or take it out")
+
+    for parent, directories, names in os.walk(checkpoint.directory, onerror=refuse):
         directories.sort()
         links = [name for name in directories if os.path.islink(os.path.join(parent, name))]
         yield from (Path(parent, name) for name in sorted([*names, *links]))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is chip's own: a receipt, a ledger or a summary, by whatever name."""
+    return path.suffix in (".json", ".toml") and (path.name == "chip.toml" or written_by_chip(path))
 
 
 def _stays_behind(name: Path) -> bool:

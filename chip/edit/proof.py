@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chip.edit.edit import Edit
-from chip.edit.outputs import files_carried
+from chip.edit.outputs import files_carried, files_left_behind
 from chip.edit.rewriting import Applying, edited_digests
 from chip.errors import ChipError
 from chip.files import file_digest
@@ -56,6 +56,10 @@ def _prove_files(base: Checkpoint, edited: Checkpoint) -> int:
     if odd := sorted(ours.keys() ^ theirs.keys()):
         lacking = base if odd[0] in theirs else edited
         raise ChipError(f"{odd[0]} is not in {lacking.directory}, but in the other checkpoint")
+    for odd_one in files_left_behind(edited):
+        before, after = base.directory / odd_one, edited.directory / odd_one
+        if not (before.is_file() and after.is_file()) or file_digest(before) != file_digest(after):
+            raise ChipError(f"{odd_one} in {edited.directory} is no file that an edited checkpoint carries")
     shards = {path.relative_to(base.directory) for path in base.files}
     for name, path in ours.items():
         digest = header_digest if name in shards else file_digest

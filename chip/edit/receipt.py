@@ -12,6 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ def read_salt() -> bytes:
 def hashed_nodes(nodes: Iterable[NodePath], salt: bytes) -> list[str]:
     """HMAC-SHA256 of each node's path under the owner's salt."""
     return [hmac.new(salt, json.dumps(node).encode(), hashlib.sha256).hexdigest() for node in nodes]
+
+
+def default_receipt(out: Path, *, in_place: bool = False) -> Path:
+    """Where a receipt is kept unless somebody says otherwise: beside the output.
+
+    Of a model that is edited in place again and again, each receipt has a number: none takes the place of another.
+    """
+    first = out.with_name(out.name + ".receipt.json")
+    if not in_place:
+        return first
+    numbered = (out.with_name(f"{out.name}.receipt-{number}.json") for number in count(2))
+    return next(path for path in chain([first], numbered) if not path.exists())
 
 
 def described(

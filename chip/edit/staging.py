@@ -16,6 +16,9 @@ from chip.edit.threads import each
 from chip.errors import ChipError
 from chip.files import explained, hidden, lock_of, locked, sync
 
+_FINISHED = ("config.json", "adapter_config.json")
+"""One of these is in whatever is staged."""
+
 
 class StagedDirectory:
     """A hidden directory beside `out`, under its lock; `commit` renames it into place.
@@ -24,8 +27,10 @@ class StagedDirectory:
     earlier run had left and what became of it; empty where there was nothing.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, *, force: bool = False) -> None:
+        """force: what stands at `out` is replaced."""
         self.out, self.directory, self._old = out, hidden(out, "partial"), hidden(out, "old")
+        self.committed, self._force = False, force
         self.recovered = ""
         self._held = ExitStack()
 
@@ -55,14 +60,16 @@ class StagedDirectory:
         with explained(self.out):
             os.chmod(self.directory, 0o777 & ~_umask())
             sync(self.directory)
-            if os.path.lexists(self.out):
+            if self._force and os.path.lexists(self.out):
                 os.rename(self.out, self._old)
             try:
+                # Fails where something stands at `out` by now, but for an empty directory.
                 os.rename(self.directory, self.out)
             except OSError:
                 if self._old.exists():
                     os.rename(self._old, self.out)
                 raise
+        self.committed = True
         try:
             sync(self.out.absolute().parent)
             remove_directory(self._old)
@@ -100,6 +107,11 @@ def recover_directory(out: Path) -> str:
         os.rename(old, out)
         sync(old.parent)
         said.append(f"an interrupted run had moved {out} aside: it is back")
+    elif old.exists() and not any((out / name).is_file() for name in _FINISHED):
+        raise ChipError(
+            f"{out} is no checkpoint, and {old} is what stood there before an interrupted run replaced it; move one of "
+            "them away"
+        )
     if partial.exists() or old.exists():
         said.append(f"what an interrupted run had left beside {out} was removed")
     for path in (partial, old):

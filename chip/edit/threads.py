@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 _WORTH = 32 << 20
 """Bytes below which threads are not worth it."""
 
@@ -22,7 +24,8 @@ def each(function: Callable[[Item], Found], items: Sequence[Item], size: int) ->
     workers = min(_MOST, os.cpu_count() or 1, len(items))
     if size < _WORTH or workers < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
+    # A matrix product that spreads over all processors by itself would only be in its neighbours' way.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
         running = [pool.submit(function, item) for item in items]
         try:
             return [one.result() for one in running]

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from chip.edit.copying import Copier
-from chip.edit.journal import remove_journal, roll_back, write_journal
+from chip.edit.journal import remove_journal, roll_back, sync_removal, write_journal
 from chip.edit.outputs import files_carried, refuse_existing
 from chip.edit.proof import Proof, prove
 from chip.edit.rewriting import Rewriting
@@ -36,6 +36,11 @@ class WrittenCheckpoint(Protocol):
 
     @property
     def directory(self) -> Path: ...
+
+    @property
+    def committed(self) -> bool:
+        """Whether it is final, whatever went wrong since."""
+        ...
 
     def __enter__(self) -> Self: ...
 
@@ -66,7 +71,7 @@ class StagedCheckpoint:
         self.recovered = self.copied = ""
         self._base, self._rewriting, self._out, self._force = base, rewriting, out, force
         self._copier = Copier(link=link)
-        self._staged = StagedDirectory(out)
+        self._staged = StagedDirectory(out, force=force)
         self._written: dict[str, str] = {}
         self._held = ExitStack()
 
@@ -74,6 +79,10 @@ class StagedCheckpoint:
     def directory(self) -> Path:
         """Where it can be loaded from."""
         return self._staged.directory
+
+    @property
+    def committed(self) -> bool:
+        return self._staged.committed
 
     def __enter__(self) -> Self:
         stored = self._rewriting.stored(self._base)
@@ -96,12 +105,18 @@ class StagedCheckpoint:
 
     def prove(self) -> Proof:
         """Read everything back from the disk: what was written is as it was meant, and all else as it was."""
+        self._refuse_changed()
         return prove(self._base, Checkpoint(self.directory), self._written)
 
     def commit(self) -> None:
         """Put it into place; where `force` was given, the old one goes only then."""
         refuse_existing(self._out, self._base.directory, force=self._force)
         self._staged.commit()
+
+    def _refuse_changed(self) -> None:
+        """Raise ChipError where the base was written to while it was read."""
+        if self._base.changed():
+            raise ChipError(f"{self._base.directory} changed while it was read; nothing was written, run this again")
 
     def _create_files(self, rewritten: Sequence[StoredTensor]) -> None:
         edited: dict[Path, list[tuple[int, int]]] = {}
@@ -123,7 +138,7 @@ class CheckpointInPlace:
     copied, recovered = "nothing", ""
 
     def __init__(self, base: Checkpoint, rewriting: Rewriting) -> None:
-        self.directory = base.directory
+        self.directory, self.committed = base.directory, False
         self._base, self._rewriting = base, rewriting
         self._written: dict[str, str] = {}
         self._held = ExitStack()
@@ -136,6 +151,7 @@ class CheckpointInPlace:
         with ExitStack() as held:
             busy = f"another run is editing {self.directory} in place; wait for it to end"
             held.enter_context(locked(lock_of(self.directory), busy))
+            self._refuse_changed(tensors)
             held.callback(self._put_back)
             write_journal(self.directory, tensors)
             with explained(self.directory):
@@ -157,6 +173,16 @@ class CheckpointInPlace:
     def commit(self) -> None:
         """Make it final: from here on there is no way back but `chip revert`."""
         remove_journal(self.directory)
+        self.committed = True
+        sync_removal(self.directory)
+
+    def _refuse_changed(self, tensors: Sequence[StoredTensor]) -> None:
+        """Raise ChipError where another run has edited the model since it was read; the lock is held by now."""
+        if journal_of(self.directory).exists():
+            raise ChipError(f"another run began to edit {self.directory} in place and was interrupted; run this again")
+        for one in tensors:
+            if one.digest() != self._base.tensor_digests[one.name]:
+                raise ChipError(f"{one.name} in {one.file} has changed since it was read; run this again")
 
     def _put_back(self) -> None:
         if journal_of(self.directory).exists():

@@ -40,6 +40,7 @@ class Checkpoint:
         self.config = self._read_config()
         self._copies = self._read_tensors()
         self.tensors = {name: copies[0] for name, copies in self._copies.items()}
+        self._opened = {file: _state(file) for file in self.files}
 
     @property
     def is_fp8(self) -> bool:
@@ -129,6 +130,10 @@ class Checkpoint:
             raise ChipError(f"{index} names {missing[0]}, which is not there")
         return [self.directory / name for name in sorted(set(weight_map.values()))], weight_map
 
+    def changed(self) -> bool:
+        """Whether one of its weight files is not the one any more that was opened, or was written to since."""
+        return any(_state(file) != self._opened[file] for file in self.files)
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold tensors, in the order of their names."""
@@ -168,6 +173,15 @@ class Checkpoint:
         )
         files = (path for path in self.directory.iterdir() if path.name.startswith(shaping))
         return _files_digest({path for path in files if path.is_file()})
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    """What changes with a file that is replaced or written to; nothing of it where it is gone."""
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _files_digest(paths: set[Path]) -> str:

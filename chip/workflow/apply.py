@@ -1,16 +1,16 @@
 """`chip apply`: write checkpoints from edit files, without data, statistics or a model. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from chip.edit import Applying, CheckpointInPlace, Edit, StagedCheckpoint, WrittenCheckpoint, load_edits, save_edits
 from chip.edit.chain import fitting
-from chip.edit.journal import recover_model
 from chip.edit.outputs import files_left_behind, refuse_existing, refuse_inside
 from chip.edit.proof import Proof
-from chip.edit.receipt import described, write_receipt
+from chip.edit.receipt import default_receipt, described, write_receipt
+from chip.edit.recovery import recover
 from chip.edit.signature import private_key
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
@@ -43,13 +43,14 @@ class ApplyRequest:
 @dataclass(frozen=True)
 class PlannedApply:
     """One checkpoint that edits will be applied to: what fits it, and where everything goes. `recovered` says in words
-    what an interrupted run had left of it."""
+    what an interrupted run had left of it; `forgotten`, hashed, is what the edits that it carries already are of."""
 
     base: Checkpoint
     edits: tuple[Edit, ...]
     out: Path
     receipt: Path
     left_behind: tuple[str, ...]
+    forgotten: tuple[str, ...] = ()
     recovered: str = ""
 
 
@@ -87,21 +88,29 @@ def prepare_apply(request: ApplyRequest) -> tuple[PlannedApply, ...]:
 
 
 def carry_out_apply(
-    request: ApplyRequest, planned: Sequence[PlannedApply], track: Track = silent
+    request: ApplyRequest,
+    planned: Sequence[PlannedApply],
+    track: Track = silent,
+    tell: Callable[[Applied], None] = lambda _: None,
 ) -> tuple[Applied, ...]:
-    """Write, prove, and put into place, one checkpoint after the other; those that are done stay when a later fails."""
-    return tuple(_apply(request, one) for one in track(planned, "writing checkpoints"))
+    """Write, prove, and put into place, one checkpoint after the other; each is told once it is done, and stays when a
+    later one fails."""
+    done = []
+    for one in track(planned, "writing checkpoints"):
+        done.append(_apply(request, one))
+        tell(done[-1])
+    return tuple(done)
 
 
 def _planned(
     request: ApplyRequest, model: Path, edits: Sequence[Edit], after: Sequence[Edit], *, several: bool
 ) -> PlannedApply:
-    recovered = recover_model(model)
-    base = Checkpoint(model)
     out = _output(request, model, several=several)
+    recovered = recover(model, out)
+    base = Checkpoint(model)
     if not request.in_place:
         refuse_existing(out, model, force=request.force)
-    receipt = request.receipt or out.with_name(out.name + ".receipt.json")
+    receipt = request.receipt or default_receipt(out, in_place=request.in_place)
     refuse_inside({"--receipt": receipt, "--edit-out": request.edit_out}, (out, model))
     return PlannedApply(
         base,
@@ -109,6 +118,7 @@ def _planned(
         out,
         receipt,
         () if request.in_place else tuple(files_left_behind(base)),
+        tuple(node for edit in after for node in edit.nodes),
         recovered,
     )
 
@@ -123,7 +133,11 @@ def _apply(request: ApplyRequest, planned: PlannedApply) -> Applied:
     applying = Applying(planned.edits)
     with _written(request, planned, applying) as written:
         proof = written.prove() if request.verify else None
-        receipt = {"action": "apply", **described(applying.edits, proof, written.copied, applying.rounding)}
+        receipt = {
+            "action": "apply",
+            "forgotten": planned.forgotten,
+            **described(applying.edits, proof, written.copied, applying.rounding),
+        }
         write_receipt(planned.receipt, receipt, request.sign)
         if request.edit_out is not None:
             save_edits(applying.edits, request.edit_out)

@@ -97,7 +97,7 @@ class _Run:
                 return Outcome(asked.name, asked.line, "done before", asked.forget, receipt)
             refuse_impossible(request, opened.loaded, opened.left, split)
             step = self._choose(asked, request, opened, split)
-        except ChipError as problem:
+        except (ChipError, OSError, RuntimeError) as problem:  # torch says that memory or a matrix fails it by the last
             return Outcome(asked.name, asked.line, "failed", asked.forget, {}, str(problem))
         self._keep(asked, request, step, started)
         return Outcome(asked.name, asked.line, "done", asked.forget, found_receipt(request.receipt))

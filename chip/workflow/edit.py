@@ -7,9 +7,9 @@ from pathlib import Path
 
 from chip.collect.fitting import Notice
 from chip.collect.team import launched
-from chip.edit.journal import recover_model
 from chip.edit.outputs import refuse_existing, refuse_inside
 from chip.edit.receipt import read_salt
+from chip.edit.recovery import recover
 from chip.edit.signature import private_key
 from chip.errors import UsageError
 from chip.hierarchy import Split
@@ -41,8 +41,9 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
         hierarchy.split(targets)  # refused before a model is loaded
     if request.sign is not None:
         private_key(request.sign)
-    recovered = recover_model(directory)
+    recovered = ""
     if not request.dry_run:
+        recovered = recover(directory, out)
         if not request.in_place:
             refuse_existing(out, directory, force=request.force)
         refuse_inside(files_beside(request), (out, directory))

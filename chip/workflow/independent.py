@@ -81,7 +81,7 @@ def run_one(bench: Bench, asked: Asked) -> tuple[Outcome, tuple[str, ...]]:
         problem = problem_of(one, bench.standing, silent, said.append, bases=bench.bases)
         choice = choose(edit, problem, one.space, groups_of(one), silent, said.append)
         write(one, choice, bench.salt, started, silent, said.append)
-    except ChipError as problem:
+    except (ChipError, OSError, RuntimeError) as problem:  # torch says that memory or a matrix fails it by the last
         return _failed(asked, str(problem)), tuple(said)
     return Outcome(asked.name, asked.line, "done", asked.forget, found_receipt(edit.receipt)), tuple(said)
 

@@ -8,7 +8,7 @@ from chip.edit import Applying, StagedCheckpoint, refuse_existing, save_edits
 from chip.edit.merge import adapter_edit
 from chip.edit.outputs import files_left_behind, refuse_inside
 from chip.edit.proof import Proof
-from chip.edit.receipt import described, write_receipt
+from chip.edit.receipt import default_receipt, described, write_receipt
 from chip.files import file_digest
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import resolve_model
@@ -46,7 +46,7 @@ def merge(adapter: str, base: str, out: Path, *, edit_out: Path | None = None, f
     checkpoint = Checkpoint(resolve_model(base))
     refuse_existing(out, checkpoint.directory, force=force)
     refuse_existing(out, source, force=force)
-    receipt = out.with_name(out.name + ".receipt.json")
+    receipt = default_receipt(out)
     refuse_inside({"--edit-out": edit_out, "--receipt": receipt}, (out, checkpoint.directory))
     edit = adapter_edit(source, checkpoint)
     notices = []

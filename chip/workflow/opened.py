@@ -13,6 +13,7 @@ from chip.collect.fitting import Notice
 from chip.collect.reuse import StatisticsSource, find_statistics
 from chip.edit.ledger import nodes_among, read_ledgers
 from chip.edit.receipt import read_salt
+from chip.errors import ChipError
 from chip.hierarchy import Hierarchy, NodePath, outermost
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel
@@ -87,7 +88,13 @@ def forgotten_before(
     if ledgers:
         salt = read_salt()
         hashes = read_ledgers(ledgers, salt).forgotten(checkpoint.digest)
-        found |= {*nodes_among(hierarchy.nodes, hashes, salt)}
+        known = nodes_among(hierarchy.nodes, hashes, salt)
+        if not known:
+            raise ChipError(
+                f"nothing that {ledgers[0]} names is among these records: where it was hashed with another salt than "
+                "yours, set CHIP_SALT_FILE to that; where what was forgotten is gone from the data, leave it out"
+            )
+        found |= {*known}
     return outermost(found)
 
 

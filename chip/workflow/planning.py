@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chip.collect.reuse import StatisticsSource
 from chip.edit.outputs import files_left_behind
+from chip.edit.receipt import default_receipt
 from chip.hierarchy import Hierarchy, Split
 from chip.models.loading import LoadedModel
 from chip.models.sites import StoredSite
@@ -61,7 +62,7 @@ def plan_edit(
         out=None if request.dry_run else out,
         statistics=f"{source.path} ({_fate(request, source)})",
         collecting="" if source.found is not None and not source.missing else supplied.collection.described,
-        receipt=None if request.dry_run else request.receipt or out.with_name(out.name + ".receipt.json"),
+        receipt=None if request.dry_run else request.receipt or default_receipt(out, in_place=request.in_place),
         left_behind=tuple(files_left_behind(checkpoint)),
         notices=tuple(notices),
         warnings=tuple(overlap_warnings(hierarchy, split)),

@@ -30,7 +30,11 @@ def requests_for(request: EditRequest, models: Sequence[str]) -> tuple[EditReque
     }
     for flag in (flag for flag, path in files.items() if path is not None):
         raise UsageError(f"{flag} names one file; with several checkpoints leave it out")
+    if request.out is None and not request.in_place and not request.dry_run:
+        raise UsageError("several checkpoints need --out, the folder of their outputs, or --in-place")
     names = [Path(model).resolve().name for model in found]
+    if len({Path(model).resolve() for model in found}) < len(found):
+        raise UsageError("one checkpoint was given twice")
     if request.out is not None and len(set(names)) < len(names):
         raise ChipError("two of the checkpoints have one name, and so would their outputs; edit each by itself")
     return tuple(

@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ from typing import Any
 from chip.edit import CheckpointInPlace, Restoring, StagedCheckpoint, WrittenCheckpoint, load_edits
 from chip.edit.chain import fitting
 from chip.edit.edit import Edit
-from chip.edit.journal import recover_model
 from chip.edit.outputs import refuse_existing, refuse_inside
 from chip.edit.proof import Proof, verify
-from chip.edit.receipt import described, read_receipt, write_receipt
+from chip.edit.receipt import default_receipt, described, read_receipt, write_receipt
+from chip.edit.recovery import recover
 from chip.edit.signature import private_key, verify_signature
-from chip.edit.staging import recover_output
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
 
@@ -78,14 +77,19 @@ def carry_out_verify(request: VerifyRequest) -> Verified:
     if request.public_key is not None and request.receipt is None:
         raise UsageError("--public-key is the key that signed a receipt; name that with --receipt")
     edited = Checkpoint(request.edited)
-    proof = None
+    proof, edits = None, tuple[Edit, ...]()
     if request.base is not None:
         base = Checkpoint(request.base)
         edits = fitting(base, _loaded(request.edits))
         proof = verify(base, edited, edits)
     signed_by = None
     if request.receipt is not None:
-        signed_by = _check_receipt(request, edited)
+        content = read_receipt(request.receipt)
+        _check_receipt(request, content, edited)
+        if proof is not None:
+            _check_origin(request.receipt, content, edits, proof)
+        if "signature" in content or request.public_key is not None:
+            signed_by = verify_signature(content, request.public_key)
     return Verified(proof, request.receipt, signed_by)
 
 
@@ -98,7 +102,7 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
         raise UsageError("give either --out, for a new checkpoint, or --in-place")
     if request.sign is not None:
         private_key(request.sign)
-    recover_model(request.edited)
+    recover(request.edited, request.edited if request.out is None else request.out)
     edited, base = Checkpoint(request.edited), Checkpoint(request.base)
     edits = fitting(base, _loaded(request.edits))
     verify(base, edited, edits)
@@ -106,7 +110,7 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
     if request.out is not None:
         refuse_existing(request.out, request.edited, force=request.force)
         refuse_existing(request.out, request.base, force=request.force)
-    receipt = request.receipt or out.with_name(out.name + ".receipt.json")
+    receipt = request.receipt or default_receipt(out, in_place=request.in_place)
     refuse_inside({"--receipt": receipt}, (out, request.edited, request.base))
     restoring = Restoring(base, tuple(dict.fromkeys(name for edit in edits for name in edit.tensors)))
     with _written(request, edited, restoring) as written:
@@ -118,7 +122,7 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
 
 def carry_out_recover(path: Path) -> tuple[str, ...]:
     """Put right what an interrupted run left of a model or at an output; what was done, in words."""
-    return tuple(said for said in (recover_model(path) if path.is_dir() else "", recover_output(path)) if said)
+    return tuple(filter(None, (recover(path, path),)))
 
 
 def _written(request: RevertRequest, edited: Checkpoint, restoring: Restoring) -> WrittenCheckpoint:
@@ -144,17 +148,22 @@ def _loaded(paths: Sequence[Path]) -> tuple[Edit, ...]:
     return tuple(edit for path in paths for edit in load_edits(path))
 
 
-def _check_receipt(request: VerifyRequest, edited: Checkpoint) -> str | None:
-    """That the receipt is one of this checkpoint; by which key it is signed."""
-    assert request.receipt is not None
-    content = read_receipt(request.receipt)
+def _check_receipt(request: VerifyRequest, content: Mapping[str, Any], edited: Checkpoint) -> None:
+    """That the receipt is one of this checkpoint."""
+    proof = content["proof"]
+    if proof is None and not content["tensors"]:
+        raise ChipError(f"{request.receipt} says nothing of any checkpoint: it names no tensor and holds no proof")
     for name, digests in content["tensors"].items():
         found = edited.matrix(name).digest() if name in edited.tensors else None
         if found != digests["after"]:
             raise ChipError(f"{request.receipt} is not of {request.edited}: it gives {name} another digest")
-    proof = content["proof"]
     if proof is not None and proof["edited_digest"] != edited.digest:
         raise ChipError(f"{request.receipt} is not of {request.edited}: it gives the checkpoint another digest")
-    if "signature" not in content and request.public_key is None:
-        return None
-    return verify_signature(content, request.public_key)
+
+
+def _check_origin(receipt: Path, content: Mapping[str, Any], edits: Sequence[Edit], proof: Proof) -> None:
+    """That the receipt tells of these edits and of this base; of an edit, not of one that was taken back."""
+    if [one["identity"] for one in content["edits"]] != [edit.identity for edit in edits]:
+        raise ChipError(f"{receipt} is of other edits than those given")
+    if content["proof"] is not None and content["proof"]["base_digest"] != proof.base_digest:
+        raise ChipError(f"{receipt} is of another base than the one given")

@@ -77,7 +77,7 @@ def write(
                 beside.append(request.plot)
             written.commit()
         except BaseException:
-            for path in beside:
+            for path in () if written.committed else beside:
                 path.unlink(missing_ok=True)
             raise
     return result
