@@ -5,7 +5,7 @@ from chip.edit.edit import Edit
 from chip.edit.file import load_edit, load_edits, save_edits
 from chip.edit.outputs import refuse_existing
 from chip.edit.rewriting import Applying, Restoring
-from chip.edit.writer import CheckpointInPlace, StagedCheckpoint, WrittenCheckpoint
+from chip.edit.writer import CheckpointInPlace, StagedCheckpoint, WrittenCheckpoint, written
 
 __all__ = [
     "Applying",
@@ -21,4 +21,5 @@ __all__ = [
     "load_edits",
     "refuse_existing",
     "save_edits",
+    "written",
 ]

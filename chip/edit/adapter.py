@@ -15,12 +15,12 @@ from safetensors.numpy import save
 
 from chip.edit.change import Change
 from chip.edit.edit import Edit
+from chip.edit.merge import CONFIG, WEIGHTS
 from chip.edit.staging import StagedDirectory
 from chip.errors import ChipError
 from chip.files import write_private
 from chip.models.stored import Array
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Shapes = Mapping[str, tuple[int, ...]]
 
 

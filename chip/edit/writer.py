@@ -189,6 +189,15 @@ class CheckpointInPlace:
             roll_back(self.directory)
 
 
+def written(
+    base: Checkpoint, rewriting: Rewriting, out: Path | None, *, force: bool = False, link: bool = False
+) -> WrittenCheckpoint:
+    """A checkpoint that is written to `out`, or, where that is None, in place."""
+    if out is None:
+        return CheckpointInPlace(base, rewriting)
+    return StagedCheckpoint(base, rewriting, out, force=force, link=link)
+
+
 def _refuse_shared(files: list[Path]) -> None:
     for file in files:
         if file.is_symlink() or os.stat(file).st_nlink > 1:

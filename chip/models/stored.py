@@ -225,7 +225,7 @@ def read_header(path: Path) -> Header:
             raise ChipError(f"{path} is no safetensors file, or it is truncated")
         header_bytes = handle.read(length)
     try:
-        header = json.loads(header_bytes, object_pairs_hook=_without_repetition)
+        header = json.loads(header_bytes, object_pairs_hook=without_repetition)
         metadata = header.pop("__metadata__", None)
         metadata = {} if metadata is None else metadata
         if not all(isinstance(one, str) for one in metadata.values()):
@@ -265,7 +265,8 @@ def _entry(path: Path, name: str, entry: dict[str, Any], data: int) -> StoredTen
     return StoredTensor(name, path, entry["dtype"], tuple(entry["shape"]), data + start, data + stop)
 
 
-def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `object_pairs_hook`. Raises ValueError where a name stands in it twice."""
     if len(found := dict(pairs)) != len(pairs):
         raise ValueError("a name stands in it twice")
     return found

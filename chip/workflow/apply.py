@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chip.edit import Applying, CheckpointInPlace, Edit, StagedCheckpoint, WrittenCheckpoint, load_edits, save_edits
+from chip.edit import Applying, Edit, load_edits, save_edits, written
 from chip.edit.chain import fitting
 from chip.edit.outputs import files_left_behind, refuse_existing, refuse_inside
 from chip.edit.proof import Proof
@@ -131,33 +131,28 @@ def _output(request: ApplyRequest, model: Path, *, several: bool) -> Path:
 
 def _apply(request: ApplyRequest, planned: PlannedApply) -> Applied:
     applying = Applying(planned.edits)
-    with _written(request, planned, applying) as written:
-        proof = written.prove() if request.verify else None
+    place = None if request.in_place else planned.out
+    with written(planned.base, applying, place, force=request.force, link=request.link) as made:
+        proof = made.prove() if request.verify else None
         receipt = {
             "action": "apply",
             "forgotten": planned.forgotten,
-            **described(applying.edits, proof, written.copied, applying.rounding),
+            **described(applying.edits, proof, made.copied, applying.rounding),
         }
         write_receipt(planned.receipt, receipt, request.sign)
         if request.edit_out is not None:
             save_edits(applying.edits, request.edit_out)
-        written.commit()
+        made.commit()
     return Applied(
         planned.base.directory,
         planned.out,
         planned.receipt,
         tuple(edit.identity for edit in applying.edits),
         any(edit.transferred for edit in applying.edits),
-        written.copied,
+        made.copied,
         proof,
         applying.rounding.described if applying.rounding.meant else "",
     )
-
-
-def _written(request: ApplyRequest, planned: PlannedApply, applying: Applying) -> WrittenCheckpoint:
-    if request.in_place:
-        return CheckpointInPlace(planned.base, applying)
-    return StagedCheckpoint(planned.base, applying, planned.out, force=request.force, link=request.link)
 
 
 def _refuse_flags(request: ApplyRequest) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chip.errors import ChipError, UsageError
+from chip.models.stored import without_repetition
 from chip.settings import EditSettings
 
 _KEYS = ("forget", "out", "settings")
@@ -62,7 +63,7 @@ class _At:
 
 def _parse(line: bytes, at: _At, reserved: Sequence[str]) -> Asked:
     try:
-        value = json.loads(line, object_pairs_hook=_without_repetition, parse_constant=_refuse_constant)
+        value = json.loads(line, object_pairs_hook=without_repetition, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as problem:
         raise at.error(f"not a JSON object ({problem})") from problem
     if not isinstance(value, dict):
@@ -77,12 +78,6 @@ def _parse(line: bytes, at: _At, reserved: Sequence[str]) -> Asked:
         _settings(given, at),
         frozenset(given),
     )
-
-
-def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return found
 
 
 def _refuse_constant(name: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chip.edit import CheckpointInPlace, Restoring, StagedCheckpoint, WrittenCheckpoint, load_edits
+from chip.edit import Restoring, load_edits, written
 from chip.edit.chain import fitting
 from chip.edit.edit import Edit
 from chip.edit.outputs import refuse_existing, refuse_inside
@@ -113,22 +113,16 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
     receipt = request.receipt or default_receipt(out, in_place=request.in_place)
     refuse_inside({"--receipt": receipt}, (out, request.edited, request.base))
     restoring = Restoring(base, tuple(dict.fromkeys(name for edit in edits for name in edit.tensors)))
-    with _written(request, edited, restoring) as written:
-        proof = written.prove()
-        write_receipt(receipt, _receipt(edits, edited, base, proof, written.copied), request.sign)
-        written.commit()
+    with written(edited, restoring, request.out, force=request.force, link=request.link) as made:
+        proof = made.prove()
+        write_receipt(receipt, _receipt(edits, edited, base, proof, made.copied), request.sign)
+        made.commit()
     return Reverted(out, receipt, proof)
 
 
 def carry_out_recover(path: Path) -> tuple[str, ...]:
     """Put right what an interrupted run left of a model or at an output; what was done, in words."""
     return tuple(filter(None, (recover(path, path),)))
-
-
-def _written(request: RevertRequest, edited: Checkpoint, restoring: Restoring) -> WrittenCheckpoint:
-    if request.out is None:
-        return CheckpointInPlace(edited, restoring)
-    return StagedCheckpoint(edited, restoring, request.out, force=request.force, link=request.link)
 
 
 def _receipt(edits: Sequence[Edit], edited: Checkpoint, base: Checkpoint, proof: Proof, copied: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chip.collect.fitting import Notice
-from chip.edit import Applying, CheckpointInPlace, Edit, StagedCheckpoint, WrittenCheckpoint, save_edits
+from chip.edit import Applying, Edit, save_edits, written
 from chip.edit.receipt import described, hashed_nodes, write_receipt
 from chip.errors import ChipError
 from chip.files import write_private
@@ -47,23 +47,24 @@ def write(
     if out is None or plan.receipt is None:
         raise ChipError("this edit was planned as a dry run; prepare it again to write it")
     applying = Applying([replace(choice.solved.edit, nodes=tuple(hashed_nodes(prepared.split.targets, salt)))])
-    with _written(prepared, applying, out) as written:
-        if written.recovered:
-            notice(written.recovered)
-        proof = written.prove()
+    place = None if request.in_place else out
+    with written(prepared.checkpoint, applying, place, force=request.force, link=request.link) as made:
+        if made.recovered:
+            notice(made.recovered)
+        proof = made.prove()
         if applying.rounding.meant:
             notice(applying.rounding.described)
         table: tuple[Row, ...] = ()
         verdict: Verdict | None = None
         if request.verify:
-            after = ask_again(prepared, choice.groups, written.directory, track)
+            after = ask_again(prepared, choice.groups, made.directory, track)
             table = rows(choice.parts, choice.before, after)
             verdict = judged(choice.parts, choice.before, after, request.tuning)
         result = EditResult(
             choice.solved.sites, table, out, plan.receipt, request.edit_out, choice.tuning, verdict, proof
         )
         content = receipt_of(
-            prepared, applying.edits[0], result, salt, time.monotonic() - started, written.copied, applying.rounding
+            prepared, applying.edits[0], result, salt, time.monotonic() - started, made.copied, applying.rounding
         )
         beside: list[Path] = []
         try:
@@ -75,9 +76,9 @@ def write(
             if request.plot is not None and (tuning := choice.tuning) is not None:
                 write_private(request.plot, plot_trials(tuning.trials, tuning.trials[tuning.chosen], tuning.goals))
                 beside.append(request.plot)
-            written.commit()
+            made.commit()
         except BaseException:
-            for path in () if written.committed else beside:
+            for path in () if made.committed else beside:
                 path.unlink(missing_ok=True)
             raise
     return result
@@ -89,13 +90,6 @@ def ask_again(prepared: PreparedEdit, groups: Sequence[Group], directory: Path, 
     prepared.loaded.model.to("cpu")  # type: ignore[arg-type]  # an accelerator may not hold both
     again = load_model(Checkpoint(directory, unfinished=True), request.device, request.dtype)
     return ask(again, groups, request.settings.batch_size, track, "asking the model after")
-
-
-def _written(prepared: PreparedEdit, applying: Applying, out: Path) -> WrittenCheckpoint:
-    request = prepared.request
-    if request.in_place:
-        return CheckpointInPlace(prepared.checkpoint, applying)
-    return StagedCheckpoint(prepared.checkpoint, applying, out, force=request.force, link=request.link)
 
 
 def receipt_of(
