@@ -51,7 +51,7 @@ class TestReading:
         [
             ("{", "not a JSON object"),
             ("[]", "not a JSON object"),
-            ('{"forget": "a", "forget": "b"}', "a key stands in it twice"),
+            ('{"forget": "a", "forget": "b"}', "a name stands in it twice"),
             ({"forget": "a", "force": True}, "no key is called 'force'"),
             ({}, '"forget" must be the name of a node'),
             ({"forget": []}, '"forget" must be the name of a node'),
