@@ -419,7 +419,7 @@ class TestReuse:
         model, data, path = workplace
         asked = {"statistics": path, "alpha": 0.9}
         oblique = prepare_edit(request(model, data, tmp_path / "a", "patient_0", **asked))
-        assert oblique.statistics.found is not None
+        assert oblique.supply.source.found is not None
         chip = prepare_edit(request(model, data, tmp_path / "b", "patient_0", method="chip", **asked))
-        assert chip.statistics.found is None
+        assert chip.supply.source.found is None
         assert any("alpha" in notice for notice in chip.plan.notices)
