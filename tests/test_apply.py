@@ -77,6 +77,17 @@ class TestApplying:
             apply(model, edit, out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
+    def test_a_model_that_carries_the_edit_already_is_told_so_and_not_to_transfer_it(
+        self, tmp_path: Path, model: Path
+    ) -> None:
+        edit = keep(tmp_path / "edit", edit_on(model, 1))
+        apply(model, edit, out=tmp_path / "out", edit_out=tmp_path / "applied")
+        for transfer in (False, True):
+            with pytest.raises(ChipError, match="carries edit 1 already; give the model as it was before"):
+                apply(tmp_path / "out", tmp_path / "applied", out=tmp_path / "twice", transfer=transfer)
+        with pytest.raises(ChipError, match="was given twice"):
+            apply(model, edit, edit, out=tmp_path / "twice")
+
     def test_in_place_is_the_same_as_beside(self, tmp_path: Path, model: Path) -> None:
         edit = keep(tmp_path / "edit", edit_on(model, 1, 2))
         apply(model, edit, out=tmp_path / "out")
@@ -214,6 +225,13 @@ class TestVerifying:
         base, _, out = written
         with pytest.raises(ChipError, match="is not of"):
             carry_out_verify(VerifyRequest(base, receipt=out.with_name("out.receipt.json")))
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "new.txt"])
+    def test_a_receipt_is_of_the_other_files_too(self, written: tuple[Path, Path, Path], name: str) -> None:
+        _, _, out = written
+        (out / name).write_text((out / name).read_text() + " " if (out / name).exists() else "new")
+        with pytest.raises(ChipError, match="files beside its weights differ"):
+            carry_out_verify(VerifyRequest(out, receipt=out.with_name("out.receipt.json")))
 
     def test_the_exit_code_tells(self, tmp_path: Path, written: tuple[Path, Path, Path]) -> None:
         base, edit, out = written

@@ -81,7 +81,8 @@ class Printer:
         transferred = sum(edit.transferred for edit in planned.edits)
         derived = f", {transferred} of them derived anew for these weights" if transferred else ""
         tensors = {name for edit in planned.edits for name in edit.tensors}
-        self.line(f"{planned.base.directory}: {len(planned.edits)} edits of {len(tensors)} tensors{derived}")
+        count = f"{len(planned.edits)} edits" if len(planned.edits) > 1 else "one edit"
+        self.line(f"{planned.base.directory}: {count} of {len(tensors)} tensors{derived}")
         if planned.recovered:
             self.line(f"note: {planned.recovered}")
         if planned.left_behind:

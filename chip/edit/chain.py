@@ -10,7 +10,7 @@ from chip.models.checkpoint import Checkpoint
 
 
 def fitting(
-    base: Checkpoint, edits: Sequence[Edit], after: Sequence[Edit] = (), *, transfer: bool = False
+    base: Checkpoint, edits: Sequence[Edit], after: Sequence[Edit] = (), *, transfer: bool = False, hint: str = ""
 ) -> tuple[Edit, ...]:
     """The edits as they are applied to a checkpoint, in their order.
 
@@ -18,7 +18,8 @@ def fitting(
     the edits before leaves it, or as it was before those in `after`, which the checkpoint already carries. With
     `transfer` an edit that does not fit is derived anew for these weights.
 
-    Raises ChipError where an edit does not fit, or the checkpoint does not carry what `after` says.
+    Raises ChipError where an edit does not fit (`hint` says what to do about it), where the checkpoint carries it
+    already, and where it does not carry what `after` says.
     """
     applied = [edit.identity for edit in (*after, *edits)]
     if twice := next((one for one in applied if applied.count(one) > 1), None):
@@ -37,10 +38,11 @@ def fitting(
         odd = next((name for name in edit.tensors if edit.base.get(name) not in known.get(name, ())), None)
         if odd is None:
             found.append(edit)
+        elif edit.edited and all(digest in known.get(name, ()) for name, digest in edit.edited.items()):
+            raise ChipError(f"{base.directory} carries edit {number + 1} already; give the model as it was before it")
         elif not transfer:
             raise ChipError(
-                f"edit {number + 1} was solved on other weights than those of {base.directory} ({odd} differs); "
-                "--transfer derives it anew for these"
+                f"edit {number + 1} was solved on other weights than those of {base.directory} ({odd} differs){hint}"
             )
         elif set(edit.after) & {one.identity for one in edits}:
             raise ChipError(

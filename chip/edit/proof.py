@@ -1,5 +1,6 @@
 """Proof that a checkpoint is its base with an edit and nothing else: every byte is read, none is taken on trust."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from chip.models.stored import header_digest
 @dataclass(frozen=True)
 class Proof:
     """What was found equal: tensors that are as in the base, tensors that are as the edit makes them, other files; and
-    the digests of both checkpoints."""
+    the digests of both checkpoints, and of the other files."""
 
     unchanged: int
     edited: int
     files: int
     base_digest: str
     edited_digest: str
+    files_digest: str
 
 
 def prove(base: Checkpoint, edited: Checkpoint, written: Mapping[str, str]) -> Proof:
@@ -41,13 +43,24 @@ def prove(base: Checkpoint, edited: Checkpoint, written: Mapping[str, str]) -> P
         if digest != written.get(name, base.tensor_digests[name]):
             meant = "as the edit makes it" if name in written else f"as in {base.directory}, and no edit changes it"
             raise ChipError(f"{name} in {edited.directory} is not {meant}")
-    return Proof(len(base.tensors) - len(written), len(written), others, base.digest, edited.digest)
+    return Proof(
+        len(base.tensors) - len(written), len(written), others, base.digest, edited.digest, files_digest(edited)
+    )
 
 
 def verify(base: Checkpoint, edited: Checkpoint, edits: Sequence[Edit]) -> Proof:
     """Prove at any later time that `edited` is `base` after `edits`, which are applied again, in memory."""
     Applying(edits).stored(base)  # refuses what does not fit
     return prove(base, edited, edited_digests(base, edits))
+
+
+def files_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the names and digests of all files that an edited checkpoint carries but those that hold tensors:
+    config, tokenizer, processor, templates and whatever else lies there."""
+    total, shards = hashlib.sha256(), set(checkpoint.files)
+    for path in (path for path in files_carried(checkpoint) if path not in shards):
+        total.update(f"{path.relative_to(checkpoint.directory)}\0{file_digest(path)}\n".encode())
+    return total.hexdigest()
 
 
 def _prove_files(base: Checkpoint, edited: Checkpoint) -> int:

@@ -44,11 +44,11 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as problem:
         raise ChipError(
-            f"{path} holds no private key that can be used ({problem}); make one with "
-            f"`openssl genpkey -algorithm ed25519 -out {path}`"
+            f"{path} holds no private key that can be used; make one with "
+            "`openssl genpkey -algorithm ed25519 -out NEW.pem`"
         ) from problem
     if not isinstance(key, Ed25519PrivateKey):
-        raise ChipError(f"{path} holds no {ALGORITHM} key; make one with `openssl genpkey -algorithm ed25519`")
+        raise ChipError(f"{path} holds no {ALGORITHM} key; `openssl genpkey -algorithm ed25519` makes one")
     return key
 
 
@@ -85,7 +85,7 @@ def _public_key(path: Path) -> "Ed25519PublicKey":
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as problem:
-        raise ChipError(f"{path} holds no public key that can be used ({problem})") from problem
+        raise ChipError(f"{path} holds no public key that can be used; `openssl pkey -pubout` prints one") from problem
     if not isinstance(key, Ed25519PublicKey):
         raise ChipError(f"{path} holds no {ALGORITHM} public key")
     return key

@@ -5,8 +5,8 @@ destination and renamed into place, or in place under a journal; to its user bot
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -196,6 +196,16 @@ def written(
     if out is None:
         return CheckpointInPlace(base, rewriting)
     return StagedCheckpoint(base, rewriting, out, force=force, link=link)
+
+
+@contextmanager
+def kept_once_committed(checkpoint: WrittenCheckpoint, *beside: Path) -> Iterator[None]:
+    """What is written beside a checkpoint in this context goes again unless the checkpoint is committed."""
+    try:
+        yield
+    finally:
+        for path in () if checkpoint.committed else beside:
+            path.unlink(missing_ok=True)
 
 
 def _refuse_shared(files: list[Path]) -> None:

@@ -12,7 +12,9 @@ from chip.edit.proof import Proof
 from chip.edit.receipt import default_receipt, described, write_receipt
 from chip.edit.recovery import recover
 from chip.edit.signature import private_key
+from chip.edit.writer import kept_once_committed
 from chip.errors import ChipError, UsageError
+from chip.files import refuse_unwritable
 from chip.models.checkpoint import Checkpoint
 from chip.models.folders import checkpoints_in
 from chip.progress import Track, silent
@@ -106,6 +108,7 @@ def _planned(
     request: ApplyRequest, model: Path, edits: Sequence[Edit], after: Sequence[Edit], *, several: bool
 ) -> PlannedApply:
     out = _output(request, model, several=several)
+    refuse_unwritable(out)
     recovered = recover(model, out)
     base = Checkpoint(model)
     if not request.in_place:
@@ -114,7 +117,7 @@ def _planned(
     refuse_inside({"--receipt": receipt, "--edit-out": request.edit_out}, (out, model))
     return PlannedApply(
         base,
-        fitting(base, edits, after, transfer=request.transfer),
+        fitting(base, edits, after, transfer=request.transfer, hint="; --transfer derives it anew for these"),
         out,
         receipt,
         () if request.in_place else tuple(files_left_behind(base)),
@@ -139,10 +142,11 @@ def _apply(request: ApplyRequest, planned: PlannedApply) -> Applied:
             "forgotten": planned.forgotten,
             **described(applying.edits, proof, made.copied, applying.rounding),
         }
-        write_receipt(planned.receipt, receipt, request.sign)
-        if request.edit_out is not None:
-            save_edits(applying.edits, request.edit_out)
-        made.commit()
+        with kept_once_committed(made, planned.receipt):
+            write_receipt(planned.receipt, receipt, request.sign)
+            if request.edit_out is not None:
+                save_edits(applying.edits, request.edit_out)
+            made.commit()
     return Applied(
         planned.base.directory,
         planned.out,

@@ -12,6 +12,7 @@ from chip.edit.receipt import read_salt
 from chip.edit.recovery import recover
 from chip.edit.signature import private_key
 from chip.errors import UsageError
+from chip.files import refuse_unwritable
 from chip.hierarchy import Split
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_model, resolve_model
@@ -43,6 +44,7 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
         private_key(request.sign)
     recovered = ""
     if not request.dry_run:
+        refuse_unwritable(out)
         recovered = recover(directory, out)
         if not request.in_place:
             refuse_existing(out, directory, force=request.force)

@@ -9,6 +9,7 @@ from chip.edit.merge import adapter_edit
 from chip.edit.outputs import files_left_behind, refuse_inside
 from chip.edit.proof import Proof
 from chip.edit.receipt import default_receipt, described, write_receipt
+from chip.edit.writer import kept_once_committed
 from chip.files import file_digest
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import resolve_model
@@ -57,12 +58,13 @@ def merge(adapter: str, base: str, out: Path, *, edit_out: Path | None = None, f
         proof = written.prove()
         if applying.rounding.meant:
             notices.append(applying.rounding.described)
-        write_receipt(
-            receipt, {"action": "merge", **described(applying.edits, proof, written.copied, applying.rounding)}
-        )
-        if edit_out is not None:
-            save_edits(applying.edits, edit_out)
-        written.commit()
+        with kept_once_committed(written, receipt):
+            write_receipt(
+                receipt, {"action": "merge", **described(applying.edits, proof, written.copied, applying.rounding)}
+            )
+            if edit_out is not None:
+                save_edits(applying.edits, edit_out)
+            written.commit()
     left_behind = tuple(files_left_behind(checkpoint))
     return MergeResult(out, receipt, edit_out, edit.tensors, left_behind, tuple(notices), proof)
 

@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from chip.edit import Restoring, load_edits, written
 from chip.edit.chain import fitting
 from chip.edit.edit import Edit
 from chip.edit.outputs import refuse_existing, refuse_inside
-from chip.edit.proof import Proof, verify
+from chip.edit.proof import Proof, files_digest, verify
 from chip.edit.receipt import default_receipt, described, read_receipt, write_receipt
 from chip.edit.recovery import recover
 from chip.edit.signature import private_key, verify_signature
+from chip.edit.writer import kept_once_committed
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
+
+_SWAPPED = "; give the checkpoint as it was before the edit, and the edited one first"
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def carry_out_verify(request: VerifyRequest) -> Verified:
     proof, edits = None, tuple[Edit, ...]()
     if request.base is not None:
         base = Checkpoint(request.base)
-        edits = fitting(base, _loaded(request.edits))
+        edits = fitting(base, _loaded(request.edits), hint=_SWAPPED)
         proof = verify(base, edited, edits)
     signed_by = None
     if request.receipt is not None:
@@ -104,7 +108,7 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
         private_key(request.sign)
     recover(request.edited, request.edited if request.out is None else request.out)
     edited, base = Checkpoint(request.edited), Checkpoint(request.base)
-    edits = fitting(base, _loaded(request.edits))
+    edits = fitting(base, _loaded(request.edits), hint=_SWAPPED)
     verify(base, edited, edits)
     out = request.edited if request.out is None else request.out
     if request.out is not None:
@@ -115,13 +119,19 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
     restoring = Restoring(base, tuple(dict.fromkeys(name for edit in edits for name in edit.tensors)))
     with written(edited, restoring, request.out, force=request.force, link=request.link) as made:
         proof = made.prove()
-        write_receipt(receipt, _receipt(edits, edited, base, proof, made.copied), request.sign)
-        made.commit()
+        with kept_once_committed(made, receipt):
+            write_receipt(receipt, _receipt(edits, edited, base, proof, made.copied), request.sign)
+            made.commit()
     return Reverted(out, receipt, proof)
 
 
 def carry_out_recover(path: Path) -> tuple[str, ...]:
-    """Put right what an interrupted run left of a model or at an output; what was done, in words."""
+    """Put right what an interrupted run left of a model or at an output; what was done, in words.
+
+    Raises ChipError where there is no such path, nor anything that a run has left beside it.
+    """
+    if not path.exists() and not any(path.resolve().parent.glob(f".{glob.escape(path.resolve().name)}.chip-*")):
+        raise ChipError(f"{path} does not exist, and nothing of it was left behind; check the path")
     return tuple(filter(None, (recover(path, path),)))
 
 
@@ -153,6 +163,8 @@ def _check_receipt(request: VerifyRequest, content: Mapping[str, Any], edited: C
             raise ChipError(f"{request.receipt} is not of {request.edited}: it gives {name} another digest")
     if proof is not None and proof["edited_digest"] != edited.digest:
         raise ChipError(f"{request.receipt} is not of {request.edited}: it gives the checkpoint another digest")
+    if proof is not None and proof["files_digest"] != files_digest(edited):
+        raise ChipError(f"{request.receipt} is not of {request.edited}: files beside its weights differ or are missing")
 
 
 def _check_origin(receipt: Path, content: Mapping[str, Any], edits: Sequence[Edit], proof: Proof) -> None:
