@@ -22,7 +22,7 @@ from chip.errors import ChipError, UsageError
 from chip.files import lock_of, locked
 from chip.models.checkpoint import Checkpoint
 from chip.workflow.apply import Applied, ApplyRequest, carry_out_apply, prepare_apply
-from chip.workflow.verify import RevertRequest, VerifyRequest, carry_out_revert, carry_out_verify
+from chip.workflow.verify import RevertRequest, VerifyRequest, carry_out_recover, carry_out_revert, carry_out_verify
 
 OTHER = "model.layers.0.mlp.down_proj.weight"
 
@@ -345,3 +345,14 @@ class TestMemory:
         grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
         assert changed_tensors(tmp_path / "model", tmp_path / "out") == {WEIGHT}
         assert grown < 3 * 4096 * 8192
+
+
+class TestRecovering:
+    def test_a_path_that_is_not_there_is_told_apart_from_one_that_needs_nothing(
+        self, tmp_path: Path, model: Path
+    ) -> None:
+        assert carry_out_recover(model) == ()
+        with pytest.raises(ChipError, match="does not exist, and nothing of it was left behind"):
+            carry_out_recover(tmp_path / "nothing")
+        (tmp_path / ".gone.chip-partial").mkdir()
+        assert "was removed" in carry_out_recover(tmp_path / "gone")[0]

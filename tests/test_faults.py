@@ -23,11 +23,11 @@ from faults import ERRORS, KILLS, Faults, Killed, failing
 from test_edit import change_of
 
 from chip.edit import Edit, save_edits
+from chip.edit.recovery import recover
 from chip.errors import ChipError
 from chip.files import journal_of
 from chip.models.checkpoint import Checkpoint
 from chip.workflow.apply import ApplyRequest, carry_out_apply, prepare_apply
-from chip.workflow.verify import carry_out_recover
 
 BIAS = "model.norm.weight"
 
@@ -111,7 +111,7 @@ class TestKilled:
             assert digests(place.model) == place.before
             if place.out.exists():
                 assert digests(place.out) == place.after
-                carry_out_recover(place.out)
+                recover(place.out, place.out)
             else:
                 place.apply()
             assert digests(place.out) == place.after
@@ -132,7 +132,7 @@ class TestKilled:
             with pytest.raises(Killed), failing(Faults(number, kind)):
                 place.apply(force=True)
             assert digests(place.model) == place.before
-            carry_out_recover(place.out)
+            recover(place.out, place.out)
             assert digests(place.out) in (before, place.after)
             place.apply(force=True)
             assert digests(place.out) == place.after
@@ -147,13 +147,13 @@ class TestKilled:
             if journal_of(place.model).exists():
                 with pytest.raises(ChipError, match="`chip recover"):
                     Checkpoint(place.model)
-                carry_out_recover(place.model)
+                recover(place.model, place.model)
                 assert digests(place.model) == place.before
             assert digests(place.model) in (place.before, place.after)
             if digests(place.model) == place.before:
                 place.apply(in_place=True)
             assert digests(place.model) == place.after
-            carry_out_recover(place.model)
+            recover(place.model, place.model)
             assert not place.hidden()
             seen += 1
         assert seen > 20
@@ -168,10 +168,10 @@ class TestKilled:
 
         place.afresh()
         calls_of_in_place = calls_of(lambda: place.apply(in_place=True))
-        for number in points(place, half_edited, lambda: carry_out_recover(place.model) and None):
+        for number in points(place, half_edited, lambda: recover(place.model, place.model) and None):
             with pytest.raises(Killed), failing(Faults(number, kind)):
-                carry_out_recover(place.model)
-            carry_out_recover(place.model)
+                recover(place.model, place.model)
+            recover(place.model, place.model)
             assert digests(place.model) == place.before
 
 
@@ -184,13 +184,13 @@ class TestFailing:
         for number in points(place, nothing, lambda: place.apply(in_place=in_place)):
             with failing(Faults(number, error)), contextlib.suppress(ChipError):
                 place.apply(in_place=in_place)
-            carry_out_recover(place.model)
+            recover(place.model, place.model)
             if in_place:
                 assert digests(place.model) in (place.before, place.after)
             else:
                 assert digests(place.model) == place.before
                 assert not place.out.exists() or digests(place.out) == place.after
-                carry_out_recover(place.out)
+                recover(place.out, place.out)
                 assert not place.hidden()
 
 
@@ -275,8 +275,8 @@ def test_real_processes_that_are_killed_leave_nothing_that_the_next_run_cannot_p
         if "--out" in arguments:
             assert digests(tmp_path / "model") == before
             assert not edited.exists() or digests(edited) == after
-        carry_out_recover(tmp_path / "model")
-        carry_out_recover(tmp_path / "out")
+        recover(tmp_path / "model", tmp_path / "model")
+        recover(tmp_path / "out", tmp_path / "out")
         assert digests(tmp_path / "model") in (before, after)
         if not edited.exists() or digests(edited) != after:
             subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
