@@ -7,7 +7,7 @@ removing it is what finishes it. Whoever finds it without the run that wrote it 
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chip.errors import ChipError
@@ -18,8 +18,8 @@ FORMAT = "chip-journal-1"
 _BYTES = 1 << 22
 
 
-def write_journal(model: Path, tensors: Iterable[StoredTensor]) -> None:
-    """Keep the bytes of `tensors`, all of them in files of `model`, as they are now."""
+def write_journal(model: Path, tensors: Iterable[StoredTensor], digests: Mapping[str, str]) -> None:
+    """Keep the bytes of `tensors`, all of them in files of `model`, as they are now. digests: of each, by name."""
     kept = sorted(tensors, key=lambda one: (str(one.file), one.start))
     header: dict[str, object] = {}
     at = 0
@@ -27,7 +27,7 @@ def write_journal(model: Path, tensors: Iterable[StoredTensor]) -> None:
         size = one.stop - one.start
         header[str(number)] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
         at += size
-    places = [[os.path.relpath(one.file, model), one.start, one.digest(), *_identity(one.file)] for one in kept]
+    places = [[os.path.relpath(one.file, model), one.start, digests[one.name], *_identity(one.file)] for one in kept]
     header["__metadata__"] = {"chip": json.dumps({"format": FORMAT, "places": places})}
     encoded = json.dumps(header).encode()
     with private_file(journal_of(model)) as partial:

@@ -153,7 +153,7 @@ class CheckpointInPlace:
             held.enter_context(locked(lock_of(self.directory), busy))
             self._refuse_changed(tensors)
             held.callback(self._put_back)
-            write_journal(self.directory, tensors)
+            write_journal(self.directory, tensors, self._base.tensor_digests)
             with explained(self.directory):
                 self._written = self._rewriting.write(self._base, self.directory)
                 for file in files:
@@ -199,10 +199,14 @@ def written(
 
 
 @contextmanager
-def kept_once_committed(checkpoint: WrittenCheckpoint, *beside: Path) -> Iterator[None]:
-    """What is written beside a checkpoint in this context goes again unless the checkpoint is committed."""
+def kept_once_committed(checkpoint: WrittenCheckpoint) -> Iterator[list[Path]]:
+    """A list for what was written beside a checkpoint: it goes again unless the checkpoint is committed.
+
+    A file is to be listed once it is written, so that one of before, which nothing replaced yet, stays.
+    """
+    beside: list[Path] = []
     try:
-        yield
+        yield beside
     finally:
         for path in () if checkpoint.committed else beside:
             path.unlink(missing_ok=True)

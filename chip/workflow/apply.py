@@ -142,10 +142,12 @@ def _apply(request: ApplyRequest, planned: PlannedApply) -> Applied:
             "forgotten": planned.forgotten,
             **described(applying.edits, proof, made.copied, applying.rounding),
         }
-        with kept_once_committed(made, planned.receipt):
+        with kept_once_committed(made) as beside:
             write_receipt(planned.receipt, receipt, request.sign)
+            beside.append(planned.receipt)
             if request.edit_out is not None:
                 save_edits(applying.edits, request.edit_out)
+                beside.append(request.edit_out)
             made.commit()
     return Applied(
         planned.base.directory,

@@ -58,12 +58,14 @@ def merge(adapter: str, base: str, out: Path, *, edit_out: Path | None = None, f
         proof = written.prove()
         if applying.rounding.meant:
             notices.append(applying.rounding.described)
-        with kept_once_committed(written, receipt):
+        with kept_once_committed(written) as beside:
             write_receipt(
                 receipt, {"action": "merge", **described(applying.edits, proof, written.copied, applying.rounding)}
             )
+            beside.append(receipt)
             if edit_out is not None:
                 save_edits(applying.edits, edit_out)
+                beside.append(edit_out)
             written.commit()
     left_behind = tuple(files_left_behind(checkpoint))
     return MergeResult(out, receipt, edit_out, edit.tensors, left_behind, tuple(notices), proof)

@@ -119,8 +119,9 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
     restoring = Restoring(base, tuple(dict.fromkeys(name for edit in edits for name in edit.tensors)))
     with written(edited, restoring, request.out, force=request.force, link=request.link) as made:
         proof = made.prove()
-        with kept_once_committed(made, receipt):
+        with kept_once_committed(made) as beside:
             write_receipt(receipt, _receipt(edits, edited, base, proof, made.copied), request.sign)
+            beside.append(receipt)
             made.commit()
     return Reverted(out, receipt, proof)
 

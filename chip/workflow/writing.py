@@ -13,6 +13,7 @@ from typing import Any
 from chip.collect.fitting import Notice
 from chip.edit import Applying, Edit, save_edits, written
 from chip.edit.receipt import described, hashed_nodes, write_receipt
+from chip.edit.writer import kept_once_committed
 from chip.errors import ChipError
 from chip.files import write_private
 from chip.hierarchy import NodePath
@@ -66,8 +67,7 @@ def write(
         content = receipt_of(
             prepared, applying.edits[0], result, salt, time.monotonic() - started, made.copied, applying.rounding
         )
-        beside: list[Path] = []
-        try:
+        with kept_once_committed(made) as beside:
             write_receipt(plan.receipt, content, request.sign)
             beside.append(plan.receipt)
             if request.edit_out is not None:
@@ -77,10 +77,6 @@ def write(
                 write_private(request.plot, plot_trials(tuning.trials, tuning.trials[tuning.chosen], tuning.goals))
                 beside.append(request.plot)
             made.commit()
-        except BaseException:
-            for path in () if made.committed else beside:
-                path.unlink(missing_ok=True)
-            raise
     return result
 
 
