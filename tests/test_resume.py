@@ -15,7 +15,7 @@ from checkpoint_files import mode
 from collecting import calls, write_ward
 from processes import start, until
 
-from chip.collect import gathering, resume
+from chip.collect import gathering, progress_file
 from chip.errors import ChipError
 from chip.settings import CollectSettings
 from chip.workflow import CollectRequest, carry_out_collection, prepare_collection
@@ -37,7 +37,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress is kept every few groups, however long it takes; processes forked from this one do as it does."""
     monkeypatch.setattr(gathering, "WINDOW", 4)
-    monkeypatch.setattr(resume, "_SHARE", 0)
+    monkeypatch.setattr(progress_file, "_SHARE", 0)
 
 
 def asked(model: Path, data: Path, out: Path, **settings: Any) -> CollectRequest:

@@ -16,7 +16,7 @@ from edits import request, run_edit
 from processes import start, until
 from torch import nn
 
-from chip.duolearn import kept
+from chip.collect import progress_file
 from chip.edit import load_edit
 from chip.errors import ChipError, Diverged
 from chip.measure import teacher_forced
@@ -36,7 +36,7 @@ OFTEN = CollectSettings(save_every=0.0)
 @pytest.fixture(autouse=True)
 def kept_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress is kept at every look, however long that takes; processes forked from this one do as it does."""
-    monkeypatch.setattr(kept, "_SHARE", 0)
+    monkeypatch.setattr(progress_file, "_SHARE", 0)
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:

@@ -5,23 +5,17 @@ It may hold single activations as they came: mode 0600, and gone as soon as the 
 """
 
 import glob
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 
+from chip.collect.progress_file import UNREADABLE, ProgressFile
 from chip.collect.state import State
-from chip.collect.tensors import read_header, write_tensors
-from chip.errors import ChipError
 
 FORMAT = "chip-partial-1"
-
-_SHARE = 20
-"""A collection spends at most one part in so many on keeping what it has."""
 
 
 @dataclass(frozen=True)
@@ -35,57 +29,38 @@ class Partial:
     states: dict[str, State]
 
 
-class PartialFile:
-    """Keeps a collection's progress at `path`, every so many seconds. `identity` is a digest of what is collected."""
+class PartialFile(ProgressFile):
+    """Keeps a collection's progress."""
 
-    def __init__(self, path: Path, identity: str, seconds: float) -> None:
-        self.path, self.identity = path, identity
-        self._seconds = seconds
-        self._next = time.monotonic() + seconds
+    form, work = FORMAT, "collection"
 
     def read(self, notice: Callable[[str], None]) -> Partial | None:
         """Where the same collection left off; None where there is nothing, or, with a notice, only of something else.
 
         Raises ChipError where the file is damaged.
         """
-        if not self.path.is_file():
-            return None
         try:
-            header = read_header(self.path)
-            if header["format"] != FORMAT or header["identity"] != self.identity:
-                notice(f"{self.path.name} holds the progress of another collection, which is dropped")
+            header = self._header(notice)
+            if header is None:
                 return None
             counts = (header["windows"], header["batch_tokens"], *header["sketched"].values())
             if not all(type(count) is int and count > 0 for count in counts):
                 raise ValueError("a count is none")
             states = _states(load_file(self.path), header["numbers"])
             return Partial(header["windows"], header["batch_tokens"], header["sketched"], states)
-        except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
+        except UNREADABLE as problem:
             raise self.damaged(problem) from problem
-
-    def damaged(self, problem: Exception) -> ChipError:
-        """What to say where the file does not hold what it should."""
-        return ChipError(f"{self.path} is damaged ({problem}); remove it to start afresh")
-
-    @property
-    def due(self) -> bool:
-        return time.monotonic() >= self._next
 
     def write(self, partial: Partial) -> None:
         """Keep how far a collection has come, in place of what was kept before."""
-        began = time.monotonic()
         tensors = {f"{site}/{name}": t for site, one in partial.states.items() for name, t in one.tensors.items()}
         header = {
-            "format": FORMAT,
-            "identity": self.identity,
             "windows": partial.windows,
             "batch_tokens": partial.batch_tokens,
             "sketched": partial.sketched,
             "numbers": {site: dict(one.numbers) for site, one in partial.states.items()},
         }
-        write_tensors(self.path, tensors, header)
-        ended = time.monotonic()
-        self._next = ended + max(self._seconds, _SHARE * (ended - began))
+        self._keep(tensors, header)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -7,18 +7,15 @@ edited model, so it has mode 0600 and goes once the edit is written.
 import glob
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 
-from chip.collect.tensors import read_header, write_tensors
-from chip.errors import ChipError
+from chip.collect.progress_file import UNREADABLE, ProgressFile
 from chip.files import write_private
 from chip.solve.problem import Problem
 
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
 
 FORMAT = "chip-training-1"
 LOG_FORMAT = "chip-training-log-1"
-_SHARE = 20
-"""A training spends at most one part in so many on keeping what it has."""
 
 
 @dataclass(frozen=True)
@@ -60,44 +55,32 @@ def identity(problem: Problem) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-class KeptTraining:
-    """Keeps a training's progress at `path`, every so many seconds. `identity` is a digest of what is trained."""
+class KeptTraining(ProgressFile):
+    """Keeps a training's progress."""
 
-    def __init__(self, path: Path, identity: str, seconds: float) -> None:
-        self.path, self.identity, self._seconds = path, identity, seconds
-        self._next = time.monotonic() + seconds
+    form, work = FORMAT, "training"
 
     def read(self, notice: Callable[[str], None]) -> Kept | None:
         """Where the same training left off; None where there is nothing, or, with a notice, only of another one.
 
         Raises ChipError where the file is damaged.
         """
-        if not self.path.is_file():
-            return None
         try:
-            header = read_header(self.path)
-            if header["format"] != FORMAT or header["identity"] != self.identity:
-                notice(f"{self.path.name} holds the progress of another training, which is dropped")
+            header = self._header(notice)
+            if header is None:
                 return None
             where = Where(**{**header["where"], "lines": tuple(header["where"]["lines"])})
             parts = load_file(self.path)
             parameters, memory = ({k.partition(":")[2]: t for k, t in parts.items() if k[0] == p} for p in "pm")
             return Kept(where, parameters, memory)
-        except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
-            raise ChipError(f"{self.path} is damaged ({problem}); remove it to start afresh") from problem
-
-    @property
-    def due(self) -> bool:
-        return time.monotonic() >= self._next
+        except UNREADABLE as problem:
+            raise self.damaged(problem) from problem
 
     def write(self, where: Where, parameters: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:
         """Keep how far a training has come, in place of what was kept before."""
-        began = time.monotonic()
         tensors = {f"p:{name}": one for name, one in parameters.items()}
         tensors |= {f"m:{name}": one for name, one in memory.items()}
-        write_tensors(self.path, tensors, {"format": FORMAT, "identity": self.identity, "where": asdict(where)})
-        ended = time.monotonic()
-        self._next = ended + max(self._seconds, _SHARE * (ended - began))
+        self._keep(tensors, {"where": asdict(where)})
 
 
 def remove_training(path: Path) -> None:
