@@ -1,4 +1,4 @@
-"""The figures of a report, drawn from its plain values: SVG whose text is text, in the colours of the page around it."""
+"""The figures of a report, drawn from its plain values: SVG whose text is text, in the page's own colours."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chip.audit.figures.ink import DASHES, MARKS, Drawn, Panel, canvas, colour, panel, role_keys
+from chip.audit.figures.ink import DASHES, MARKS, Drawn, Panel, canvas, colour, cut, panel, role_keys
 from chip.audit.wording import ROLES, readable
 
 _TITLE = "What comes back as an attack grows stronger"
@@ -39,14 +39,19 @@ def _row(finding: Mapping[str, Any], x: float, roles: Sequence[str]) -> list[str
 
 
 def _drawn(place: int, attack: str, finding: Mapping[str, Any]) -> Panel:
-    axis = readable(finding["axis"]) or "strength"
+    axis = cut(finding["axis"], 48) or "strength"
     with canvas(2.3) as figure:
         axes = figure.subplots()
         for role in ROLES:
             points = finding["models"].get(role, {"curve": []})["curve"]
             if points:
                 x, y = zip(*points, strict=True)
-                look = {"marker": MARKS[role], "markersize": 4, "linestyle": DASHES[role], "clip_on": False}
+                look: dict[str, Any] = {
+                    "marker": MARKS[role],
+                    "markersize": 4,
+                    "linestyle": DASHES[role],
+                    "clip_on": False,
+                }
                 if role == "gold":
                     look |= {"markerfacecolor": "none", "markersize": 6.5}
                 axes.plot(x, y, color=colour(role), linewidth=1.5, **look)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 from chip.audit.wording import ROLES, readable
@@ -40,7 +40,7 @@ _TURN = 61
 MARKS = {"base": "o", "edited": "s", "gold": "D"}
 DASHES = {"base": (0, (1, 1.2)), "edited": "-", "gold": (0, (4, 1.6))}
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.size": 8.5,
     "axes.labelsize": 8.5,
@@ -114,13 +114,21 @@ def on_heat(share: float) -> str:
     return colour("on-high" if 100 * share > _TURN else "on-low")
 
 
+def cut(name: str, letters: int) -> str:
+    """A name in a line of so many letters."""
+    plain = readable(name).replace("\n", " ").replace("\t", " ")
+    return plain if len(plain) <= letters else f"{plain[: max(letters - 1, 1)]}…"
+
+
 def role_keys(roles: Sequence[str]) -> tuple[Key, ...]:
     """The legend of the models of an audit."""
     return tuple(Key(role, ROLES[role]) for role in ROLES if role in roles)
 
 
 @contextmanager
-def canvas(height: float, width: float = WIDTH, layout: str | None = "constrained") -> Iterator["Figure"]:
+def canvas(
+    height: float, width: float = WIDTH, layout: Literal["constrained"] | None = "constrained"
+) -> Iterator["Figure"]:
     """An empty figure of so many inches, and matplotlib's settings for as long as it is drawn on."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -198,4 +206,3 @@ def _simple(value: str) -> str:
 
 def _mixed(percent: int) -> str:
     return f"color-mix(in oklab, var(--low), var(--high) {percent}%)"
-

@@ -42,7 +42,10 @@ def _drawn(points: Sequence[Mapping[str, Any]], marks: Mapping[str, str], text: 
         for one in points:
             x, y, name = 100 * one["target"], 100 * one["retained"], one["name"]
             if name in ROLES:
-                look = {"facecolor": "none" if name == "gold" else colour(name), "edgecolor": colour(name)}
+                look: dict[str, Any] = {
+                    "facecolor": "none" if name == "gold" else colour(name),
+                    "edgecolor": colour(name),
+                }
                 axes.scatter(
                     [x], [y], marker=MARKS[name], s=_SIZES[name], linewidth=1.6, zorder=4, clip_on=False, **look
                 )

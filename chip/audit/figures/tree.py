@@ -5,22 +5,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from chip.audit.figures.ink import WIDTH, Drawn, Key, Panel, canvas, colour, heat, on_heat, panel
+from chip.audit.figures.ink import WIDTH, Drawn, Key, Panel, canvas, colour, cut, heat, on_heat, panel
 from chip.audit.wording import ROLES, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TITLE = "The hierarchy before and after"
-MOST = 120
+MOST = 240
 """Nodes of one level that are shown; where there are more, those on the way to the target come first."""
 
 _ROWS = 40
 _FELL = 0.05
+_NAMED = 24
 _LINE = 7.5
 """Height of a name, in points."""
 
 Node = Mapping[str, Any]
+Ways = set[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,18 @@ def tree(report: Mapping[str, Any]) -> Drawn:
     nodes: list[Node] = report["hierarchy"]
     if not nodes:
         return Drawn("tree", _TITLE, "No records sit on named nodes.")
-    shown = _shown(nodes)
+    ways = _ways(nodes)
+    shown = _shown(nodes, ways)
     roles = [role for role in ROLES if role in nodes[0]["accuracy"]]
-    cells = _cells(shown)
-    panels = tuple(_drawn(role, cells, _said(nodes, role)) for role in roles)
+    cells = _cells(shown, {tuple(one["path"][:-1]) for one in nodes})
+    panels = tuple(_drawn(role, cells, _said(nodes, ways, role)) for role in roles)
     keys = (Key("low", "no answer right"), Key("high", "every answer right"), Key("outline", "the target"))
     rows = tuple(
         (readable("/".join(one["path"])), one["level"], str(one["records"]), *_shares(one, roles))
-        for one in _telling(nodes)
+        for one in _telling(nodes, ways)
     )
     columns = ("node", "level", "records", *(ROLES[role] for role in roles))
-    return Drawn("tree", _TITLE, _note(nodes, shown), panels, keys, columns, rows)
+    return Drawn("tree", _TITLE, _note(nodes, ways, shown), panels, keys, columns, rows)
 
 
 def _shares(node: Node, roles: Sequence[str]) -> list[str]:
@@ -60,23 +63,27 @@ def _fall(node: Node) -> float:
     return float(node["accuracy"]["base"] - node["accuracy"]["edited"])
 
 
-def _telling(nodes: Sequence[Node]) -> list[Node]:
+def _telling(nodes: Sequence[Node], ways: Ways) -> list[Node]:
     """The nodes that a table names: the target with what holds it, and the others that fell most."""
-    ways = _ways(nodes)
-    fell = sorted((one for one in nodes if _fall(one) > 0 and tuple(one["path"]) not in ways), key=_fall, reverse=True)
+    fell = sorted((one for one in _others(nodes, ways) if _fall(one) > 0), key=_fall, reverse=True)
     named = [one for one in nodes if tuple(one["path"]) in ways][:_ROWS]
-    return named + [one for one in fell if not one["target"]][: _ROWS - len(named)]
+    return named + fell[: _ROWS - len(named)]
 
 
-def _ways(nodes: Sequence[Node]) -> set[tuple[str, ...]]:
+def _ways(nodes: Sequence[Node]) -> Ways:
     """The outermost nodes of the target, and their ancestors."""
     targets = {tuple(one["path"]) for one in nodes if one["target"]}
     return {path[:depth] for path in targets if path[:-1] not in targets for depth in range(1, len(path) + 1)}
 
 
-def _said(nodes: Sequence[Node], role: str) -> str:
-    targets = [one for one in nodes if tuple(one["path"]) in _ways(nodes) and one["target"]]
-    others = [one for one in nodes if not one["target"] and tuple(one["path"]) not in _ways(nodes)]
+def _others(nodes: Sequence[Node], ways: Ways) -> list[Node]:
+    """The nodes that neither are of the target nor hold it."""
+    return [one for one in nodes if not one["target"] and tuple(one["path"]) not in ways]
+
+
+def _said(nodes: Sequence[Node], ways: Ways, role: str) -> str:
+    targets = [one for one in nodes if one["target"] and tuple(one["path"]) in ways]
+    others = _others(nodes, ways)
     said = [f"{'/'.join(one['path'])} {one['accuracy'][role]:.0%}" for one in targets[:5]]
     if others:
         low = min(others, key=lambda one: one["accuracy"][role])
@@ -84,8 +91,8 @@ def _said(nodes: Sequence[Node], role: str) -> str:
     return readable(f"Answers right: {'; '.join(said)}.")
 
 
-def _note(nodes: Sequence[Node], shown: Sequence[Node]) -> str:
-    others = [one for one in nodes if not one["target"] and tuple(one["path"]) not in _ways(nodes)]
+def _note(nodes: Sequence[Node], ways: Ways, shown: Sequence[Node]) -> str:
+    others = _others(nodes, ways)
     fell = [one for one in others if _fall(one) > _FELL]
     note = (
         "Each column is a level, each cell a node, coloured by how many answers are right at it and below. Of the "
@@ -100,33 +107,36 @@ def _note(nodes: Sequence[Node], shown: Sequence[Node]) -> str:
     return readable(note)
 
 
-def _shown(nodes: Sequence[Node]) -> list[Node]:
+def _shown(nodes: Sequence[Node], ways: Ways) -> list[Node]:
     """The nodes that fit, level by level, in their order; a node is shown only under its parent."""
-    ways, chosen, known = _ways(nodes), [], {(): True}
+    chosen: list[Node] = []
+    known: set[tuple[str, ...]] = {()}
     for depth in range(1, max(len(one["path"]) for one in nodes) + 1):
-        level = [one for one in nodes if len(one["path"]) == depth and known.get(tuple(one["path"][:-1]))]
+        level = [one for one in nodes if len(one["path"]) == depth and tuple(one["path"][:-1]) in known]
         if len(level) > MOST:
             level = [one for one in level if one["target"] or tuple(one["path"][:-1]) in ways or depth == 1]
         if len(level) > MOST:
             order = sorted(level, key=lambda one: (not one["target"], tuple(one["path"]) not in ways, -_fall(one)))
             kept = {tuple(one["path"]) for one in order[:MOST]}
             level = [one for one in level if tuple(one["path"]) in kept]
-        known |= {tuple(one["path"]): True for one in level}
+        known |= {tuple(one["path"]) for one in level}
         chosen += level
     return sorted(chosen, key=lambda one: one["path"])
 
 
-def _cells(nodes: Sequence[Node]) -> list[_Cell]:
-    """A row for each node without children, and for each other node the rows of its children."""
+def _cells(nodes: Sequence[Node], with_children: Ways) -> list[_Cell]:
+    """A row for each node without children, and for each other node the rows of its children; some rows for one whose
+    children are not shown, so that its name fits."""
     parents = {tuple(one["path"][:-1]) for one in nodes}
+    tall = max(1.0, sum(tuple(one["path"]) not in parents for one in nodes) / _NAMED)
     found: dict[tuple[str, ...], list[float]] = {}
-    row = 0
+    row = 0.0
     for one in nodes:
         path = tuple(one["path"])
         if path not in parents:
             for depth in range(1, len(path) + 1):
-                found.setdefault(path[:depth], [row, row])[1] = row + 1
-            row += 1
+                found.setdefault(path[:depth], [row, row])[1] = row + (tall if path in with_children else 1)
+            row += tall if path in with_children else 1
     return [_Cell(one, found[tuple(one["path"])][0], _height(found[tuple(one["path"])])) for one in nodes]
 
 
@@ -137,7 +147,7 @@ def _height(rows: Sequence[float]) -> float:
 def _drawn(role: str, cells: Sequence[_Cell], text: str) -> Panel:
     depth = max(one.depth for one in cells)
     rows = max(one.top + one.height for one in cells)
-    inches = min(max(0.16 * rows, 1.2), 4.6)
+    inches = min(max(0.16 * rows, 1.2), 4.6 if rows <= 100 else 6.4)
     with canvas(inches + 0.3, layout=None) as figure:
         axes = figure.add_axes((0, 0, 1, inches / (inches + 0.3)))
         axes.set(xlim=(0, depth), ylim=(rows, 0))
@@ -151,7 +161,7 @@ def _drawn(role: str, cells: Sequence[_Cell], text: str) -> Panel:
         names = {one.depth: one.node["level"] for one in cells}
         for place, name in names.items():
             letters = int(72 * WIDTH / depth / 4.6)
-            axes.text(place - 0.97, -4 * rows / (72 * inches), _cut(name, letters), fontsize=8, va="bottom")
+            axes.text(place - 0.97, -4 * rows / (72 * inches), cut(name, letters), fontsize=8, va="bottom")
         return panel(figure, f"tree-{role}", ROLES[role], text)
 
 
@@ -163,7 +173,7 @@ def _draw(axes: "Axes", cell: _Cell, share: float, row: float, column: float) ->
     place = (cell.depth - 1 + 0.4 / column, cell.top + gap / 2)
     axes.add_patch(Rectangle(place, 1 - 0.8 / column, cell.height - gap, facecolor=heat(share), linewidth=0))
     if cell.height * row >= _LINE + 1:
-        name = _cut(cell.node["path"][-1], int(column / 4.4))
+        name = cut(cell.node["path"][-1], int(column / 4.4))
         middle = cell.top + cell.height / 2
         axes.text(cell.depth - 1 + 4 / column, middle, name, fontsize=_LINE, va="center", color=on_heat(share))
 
@@ -174,11 +184,5 @@ def _outline(axes: "Axes", cell: _Cell, depth: int) -> None:
     width = depth - cell.depth + 1
     # A light line within a dark one shows on cells of every colour.
     for name, line in (("ink", 3.4), ("paper", 1.2)):
-        look = {"facecolor": "none", "edgecolor": colour(name), "linewidth": line, "clip_on": False}
+        look: dict[str, Any] = {"facecolor": "none", "edgecolor": colour(name), "linewidth": line, "clip_on": False}
         axes.add_patch(Rectangle((cell.depth - 1, cell.top), width, cell.height, zorder=5, **look))
-
-
-def _cut(name: str, letters: int) -> str:
-    """A name in so many letters."""
-    plain = readable(name).replace("\n", " ")
-    return plain if len(plain) <= letters else f"{plain[: max(letters - 1, 1)]}…"

@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chip.audit.figures.ink import WIDTH, Drawn, Key, Panel, canvas, heat, on_heat, panel
+from chip.audit.figures.ink import WIDTH, Drawn, Key, Panel, canvas, cut, heat, on_heat, panel
 from chip.audit.wording import readable
 
 _TITLE = "Where the weights changed"
 _UNCHANGED = "No weight differs between the two models."
 _LAYERED = re.compile(r"(?P<stem>.*\b(?:layers?|blocks?|h|resblocks))\.(?P<layer>\d+)\.(?P<kind>.+?)(?:\.weight)?")
-_ROWS = 400
+_ROWS = 60
 _COLUMNS = 12
 
 Place = tuple[str, int, str]
@@ -26,7 +26,7 @@ def placed(tensor: str) -> Place | None:
 
 
 def weights(report: Mapping[str, Any]) -> Drawn:
-    """‖Δ‖ ÷ ‖W‖ by layer and kind of linear, a picture for each stack of layers; what is in none stands in the table."""
+    """‖Δ‖ ÷ ‖W‖ by layer and kind of linear, a picture for each stack of layers; what is in none is in the table."""
     changes = report["changes"]
     if not changes:
         return Drawn("weights", _TITLE, _UNCHANGED)
@@ -51,6 +51,8 @@ def weights(report: Mapping[str, Any]) -> Drawn:
     odd = sum(placed(one["tensor"]) is None for one in changes)
     if odd:
         note += f" {odd} of them stand in no layer: only the table below names them."
+    if len(changes) > _ROWS:
+        note += f" The table names the {_ROWS} that changed most."
     if any("*" in kind for stack in stacks.values() for _, kind in stack):
         note += " Where a layer has several weights of one kind, * stands for them and the largest change is shown."
     columns = ("tensor", "change ÷ weight", "largest direction ÷ weight")
@@ -79,8 +81,11 @@ def _drawn(number: int, stem: str, stack: Mapping[tuple[int, str], float], most:
                     )
         every = max(1, round(0.16 / row))
         axes.set_yticks([place + 0.5 for place in range(0, len(layers), every)], map(str, layers[::every]))
-        slant = {"rotation": 0 if len(kinds) <= 2 else 40, "ha": "center" if len(kinds) <= 2 else "right"}
-        axes.set_xticks([place + 0.5 for place in range(len(kinds))], [readable(kind) for kind in kinds], **slant)
+        slant: dict[str, Any] = {
+            "rotation": 0 if len(kinds) <= 2 else 40,
+            "ha": "center" if len(kinds) <= 2 else "right",
+        }
+        axes.set_xticks([place + 0.5 for place in range(len(kinds))], [cut(kind, 24) for kind in kinds], **slant)
         axes.tick_params(length=0)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
