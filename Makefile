@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/installed
 DEMO ?= demo
+# Processes that share the tests, a file at a time.
+WORKERS ?= 2
 
 .PHONY: demo test lint types imports check benchmarks clean
 
@@ -12,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/ask.py $(DEMO)/model $(DEMO)/model-forgotten --data $(DEMO)/records --node patient_123
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses $(WORKERS) --dist loadfile
 
 check: test lint types imports
 
