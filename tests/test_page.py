@@ -95,14 +95,10 @@ def audited(place: Path, out: str, *more: Any, forget: str = "patient_1") -> dic
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> dict[str, Any]:
-    """The report with everything in it: a retrained model, a compared one, examples, and a curve."""
+    """The report with everything in it: a retrained model, a compared one, examples and a curve."""
     shutil.copytree(place / "edited", place / "other")
-    more = ("--gold", place / "gold", "--compare", place / "other", "--show-records", "--attacks", "rephrasing")
-    report = audited(place, "whole", *more)
-    for number, found in enumerate(report["attacks"][0]["findings"][0]["models"].values()):
-        found["curve"] = [[0, 0.1 * number], [1, 0.2 * number], [4, 0.3 * number]]
-    report["attacks"][0]["findings"][0]["axis"] = "tokens given"
-    return report
+    attacks = ("--attacks", "rephrasing", "--attacks", "prefill")
+    return audited(place, "whole", "--gold", place / "gold", "--compare", place / "other", "--show-records", *attacks)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +268,16 @@ class TestTheEdges:
         assert all(target in one.text for one in figure.panels)
         assert all(len(one.svg) < 200_000 for one in figure.panels)
         assert ("Not all fit" in figure.note) == (institutions * patients >= 1000)
+
+    def test_of_a_curve_the_stronger_attack_is_on_the_right(self, whole: dict[str, Any]) -> None:
+        report = copy.deepcopy(whole)
+        finding = report["attacks"][0]["findings"][0]
+        for found in finding["models"].values():
+            found["curve"] = [[8, 0.1], [4, 0.6], [3, 0.7]]
+        finding["axis"] = "bits of a weight"
+        svg = next(one for one in figures_of(report) if one.name == "curves").panels[0].svg
+        ticks = {bits: float(x) for x, bits in re.findall(r'<text[^>]* x="([\d.]+)"[^>]*>([348])</text>', svg)}
+        assert ticks["8"] < ticks["4"] < ticks["3"]
 
     def test_weights_of_every_name_are_accounted_for(self, whole: dict[str, Any]) -> None:
         names = ("model.layers.0.mlp.experts.7.down_proj.weight", "visual.merger.mlp.0.weight", "", "a.b.c", "odd name")
