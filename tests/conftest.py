@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import tiny_models
+from attacking import taught_in_part
 from hypothesis import settings
 from tiny_records import write_hospital
 from transformers.utils import logging
@@ -85,3 +86,9 @@ def llama(llama_directory: Path) -> LoadedModel:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA whose second moments are worth sketching; not to be written to."""
     return tiny_models.llava(tmp_path_factory.mktemp("wide") / "model", hidden_size=160, intermediate_size=320)
+
+
+@pytest.fixture(scope="session")
+def taught(llava_directory: Path, hospital_data: Path) -> dict[str, LoadedModel]:
+    """Tiny LLaVAs that know all of patient_0, half of it, and none; tests leave their weights as they are."""
+    return taught_in_part(llava_directory, hospital_data)
