@@ -135,7 +135,8 @@ def refuse_without_libraries() -> None:
     """Raise ChipError, before anything is worked out, where what an audit measures with is not installed."""
     import importlib.util
 
-    missing = [name for name in ("rouge_score", "scipy", "matplotlib") if importlib.util.find_spec(name) is None]
+    needed = ("rouge_score", "scipy", "matplotlib", "jinja2")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ChipError(f"chip audit needs {', '.join(missing)}; pip install 'chip-unlearning[audit]'")
 
