@@ -6,11 +6,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from chip.audit.wording import METRICS, NONMEMBERS
+from chip.audit.wording import METRICS, NONMEMBERS, ROLES
 from chip.cli.console import Printer
 from chip.workflow.audit import PAGE, AuditResult
 
-_ROLES = {"base": "before", "edited": "after", "gold": "retrained"}
 _STYLES = {"pass": "green", "watch": "yellow", "fail": "red", "not tried": "dim"}
 
 
@@ -36,12 +35,12 @@ def show_audit(printer: Printer, found: AuditResult) -> None:
 
 def _verdicts(report: Mapping[str, Any]) -> Table:
     """A row a finding: its value under each model, and what the reader has to know of those that have none."""
-    roles = [role for role in _ROLES if role in report["request"]["models"]]
+    roles = [role for role in ROLES if role in report["request"]["models"]]
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("attack", no_wrap=True)
     table.add_column("finding", overflow="fold")
     for role in roles:
-        table.add_column(_ROLES[role], justify="right", no_wrap=True)
+        table.add_column(ROLES[role], justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for attack in report["attacks"]:
         for place, one in enumerate(attack["findings"]):
