@@ -30,6 +30,18 @@ def test_every_text_is_what_the_model_generates(ward: Ward, model: LoadedModel) 
             assert answer.text == record.answer
 
 
+def test_a_models_own_penalties_do_not_count(ward: Ward) -> None:
+    loaded = load_model(Checkpoint(ward.half), "cpu")
+    records = read_records(ward.data).records
+    plain = measure_answers(loaded, records)
+    own = GenerationConfig(
+        repetition_penalty=5.0, suppress_tokens=[50, 60, 70], eos_token_id=loaded.prompts.tokenizer.eos_token_id
+    )
+    loaded.model.generation_config = own
+    assert measure_answers(loaded, records) == plain
+    assert loaded.model.generation_config is own
+
+
 def test_records_are_encoded_together_as_they_are_alone(llava: LoadedModel, hospital_data: str) -> None:
     records = read_records(hospital_data).records
     for one, other in zip(llava.prompts.encode_all(records), map(llava.prompts.encode, records), strict=True):

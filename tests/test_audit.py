@@ -167,6 +167,25 @@ class TestInterrupted:
         assert whole.returncode == 0, whole.stderr
         assert {**report_of(tmp_path / "r"), "time": ""} == {**report_of(tmp_path / "whole"), "time": ""}
 
+    def test_other_records_beside_the_data_make_another_audit(self, ward: Ward, tmp_path: Path) -> None:
+        def others(*questions: str) -> Path:
+            lines = [{"path": ["x"], "question": one, "answer": "Ida"} for one in questions]
+            return write_lines(tmp_path / "others", *lines)
+
+        arguments = asked(ward, "--attacks", "none", "--utility", others("who leads ward_0 ?"), "--out", tmp_path / "r")
+        progress = tmp_path / ".r.chip-audit"
+        failed = chip_here(*arguments, "--judge", "http://127.0.0.1:1/v1")
+        assert "cannot be asked" in str(failed.exception)
+        assert not progress.exists()  # the judge is asked before the models are
+        running = start(tmp_path / "said", *arguments)
+        until(lambda: progress.exists() and "edited | exam" in progress.read_text(), running)
+        running.kill()
+        running.process.join()
+        others("who leads ward_0 ?", "who leads ward_1 ?")
+        done = chip_here(*arguments)
+        assert done.exit_code == 0, done.exception
+        assert next(one for one in report_of(tmp_path / "r")["groups"] if one["name"] == "utility")["asked"] == 2
+
     def test_progress_of_another_audit_is_dropped_and_a_damaged_one_is_named(self, ward: Ward, tmp_path: Path) -> None:
         progress = tmp_path / ".r.chip-audit"
         progress.write_text('{"format": "chip-audit-progress-1", "identity": "another", "parts": {}}')
@@ -195,6 +214,18 @@ class TestBadInput:
         said = self.refused(*arguments)
         assert "other" in said
         assert "one model" in said
+
+    def test_a_model_to_compare_with_may_be_called_like_a_role(
+        self, ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "gold").symlink_to(ward.never)
+        done = chip_here(*asked(ward, "--attacks", "none", "--compare", "gold", "--out", "r"))
+        assert done.exit_code == 0, done.exception
+        report = report_of(tmp_path / "r")
+        assert {one["name"] for one in report["methods"]} == {"base", "edited", "./gold"}
+        assert "no model retrained" in " ".join(report["limits"])
+        assert "named twice" in self.refused(*asked(ward, "--compare", ward.never, "--compare", ward.never))
 
     def test_a_flag_that_names_nothing(self, ward: Ward, tmp_path: Path) -> None:
         assert "none of rephrasing" in self.refused(*asked(ward, "--attacks", "magic"))

@@ -41,13 +41,34 @@ class TestAgainstARetrainedModel:
         assert verdicts == ["pass", "watch", "fail", "fail"]
 
     def test_an_area_far_below_that_of_the_retrained_model_leaks_as_one_far_above(self) -> None:
-        verdicts = [judge(finding(area, "area"), None, finding(0.5, "area")).verdict for area in (0.1, 0.49, 0.55, 0.9)]
+        near = {area: finding(area, "area", Interval(area - 0.02, area + 0.02)) for area in (0.1, 0.49, 0.55, 0.9)}
+        verdicts = [judge(near[area], None, finding(0.5, "area")).verdict for area in (0.1, 0.49, 0.55, 0.9)]
         assert verdicts == ["fail", "pass", "watch", "fail"]
+
+    @pytest.mark.parametrize(("gold", "area", "verdict"), [(0.59, 0.5, "pass"), (0.7, 0.61, "pass"), (0.28, 0.1, "fail"),
+                                                           (0.7, 0.3, "fail"), (0.59, 0.46, "watch")])  # fmt: skip
+    def test_an_area_nearer_to_a_half_than_the_retrained_models_tells_less(
+        self, gold: float, area: float, verdict: str
+    ) -> None:
+        found = finding(area, "area", Interval(area - 0.01, area + 0.01))
+        assert judge(found, None, finding(gold, "area")).verdict == verdict
 
     def test_what_chance_may_have_done_is_watched(self) -> None:
         wide = finding(0.8, "area", Interval(0.45, 0.95))
         assert judge(wide, None, finding(0.5, "area")).verdict == "watch"
         assert judge(replace(wide, interval=Interval(0.6, 0.95)), None, finding(0.5, "area")).verdict == "fail"
+
+    def test_without_a_retrained_model_chance_is_what_tells_nothing(self) -> None:
+        known = finding(1.0, "area")
+        assert judge(finding(0.7, "area", Interval(0.45, 0.9)), known, None).verdict == "watch"
+        assert judge(finding(0.7, "area", Interval(0.6, 0.9)), known, None).verdict == "fail"
+
+    @pytest.mark.parametrize("scale", ["area", "trace"])
+    def test_of_few_records_an_area_never_fails(self, scale: Scale) -> None:
+        told = replace(finding(1.0, scale, Interval(1.0, 1.0)), scores=SCORES[:3])
+        assert judge(told, None, finding(0.3, scale)).verdict == "watch"
+        assert judge(replace(told, scores=SCORES), None, finding(0.3, scale)).verdict == "fail"
+        assert judge(finding(0.8, scale), None, finding(0.3, scale)).verdict == "watch"  # there is no interval
 
     def test_what_came_back_did_not_come_by_chance(self) -> None:
         assert judge(finding(0.4, interval=Interval(0.0, 0.8)), None, finding(0.0)).verdict == "fail"
@@ -60,8 +81,10 @@ class TestAgainstTheModelBefore:
         assert verdicts[2].excess == pytest.approx(0.8)
         assert "80%" in verdicts[2].reason
 
-    def test_where_nothing_was_there_nothing_can_be_left(self) -> None:
-        assert judge(finding(0.0), finding(0.0), None).verdict == "pass"
+    def test_what_brings_nothing_back_from_the_model_before_tells_nothing(self) -> None:
+        assert judge(finding(0.0), finding(0.0), None).verdict == "not tried"
+        assert judge(finding(0.0), finding(0.0), finding(0.0)).verdict == "not tried"
+        assert judge(finding(0.5), finding(0.0), finding(0.0)).verdict == "fail"
         assert judge(finding(0.5), finding(0.0), None).verdict == "fail"
 
     def test_a_trace_means_nothing_without_a_retrained_model(self) -> None:

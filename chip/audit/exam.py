@@ -1,7 +1,10 @@
 """An exam: what an audit asks, and what a model makes of it."""
 
+import hashlib
+import json
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from chip.models.loading import LoadedModel
 from chip.models.prompts import Encoded
 from chip.progress import Track, silent
 from chip.records import read_records
+from chip.records.digests import record_digest
 
 UTILITY = "utility"
 """The group of further records that a user gives, to see what else a model can do."""
@@ -42,6 +46,13 @@ class Exam:
     def questions(self) -> tuple[Record, ...]:
         """The target's records that ask something; its plain documents are left out."""
         return tuple(record for record in self.target.records if record.text is None)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that is asked."""
+        groups = [[one.name, one.of, [_content(record) for record in one.records]] for one in self.groups]
+        content = [groups, self.nonmembers.kind, [_content(record) for record in self.nonmembers.records]]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
     @property
     def retained(self) -> tuple[Group, ...]:
@@ -112,6 +123,7 @@ def sit(loaded: LoadedModel, exam: Exam, *, batch_size: int, track: Track = sile
     said = doing or "asking the model"
     encoded = loaded.prompts.encode_all(records)
     answers = measure_answers(loaded, records, encoded=encoded, batch_size=batch_size, track=track, doing=said)
+    _refuse_no_numbers(answers, said)
     found = {(group.name, place): one for (group, place), one in zip(asked, answers, strict=True)}
     strange = loaded.prompts.encode_all(exam.nonmembers.records)
     losses = tuple(one.loss for one in teacher_forced(loaded, strange, batch_size=batch_size))
@@ -122,6 +134,16 @@ def sit(loaded: LoadedModel, exam: Exam, *, batch_size: int, track: Track = sile
     except ChipError as problem:
         # Some tokenizers and templates do not tell which tokens are which words: the other metrics need no words.
         return Sitting(found, losses, {}, str(problem), chosen)
+
+
+def _content(record: Record) -> list[object]:
+    return [record_digest(record), record.line, record.options, record.translations]
+
+
+def _refuse_no_numbers(answers: Sequence[Answer], doing: str) -> None:
+    odd = sum(not math.isfinite(answer.loss) for answer in answers)
+    if odd:
+        raise ChipError(f"{doing}: the losses of {odd} records are no numbers; try --dtype bfloat16 or float32")
 
 
 def _utility(directory: Path) -> list[Record]:

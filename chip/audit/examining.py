@@ -50,31 +50,28 @@ class Examiner:
 
     def marks(self, role: str, sitting: Sitting, judge: Judge) -> dict[tuple[str, int], float]:
         """What a judge gives for every answer that was generated, by group and place."""
-        part = f"{role} | marks"
-        if (found := self.kept.get(part)) is None:
-            asked = [
-                (group, place)
-                for group in self.exam.groups
-                for place, record in enumerate(group.records)
-                if record.text is None
-            ]
-            found = [
-                [group.name, place, judge.mark(group.records[place], sitting.answers[group.name, place].text)]
-                for group, place in self.track(asked, f"{role}: asking the judge")
-            ]
-            self.kept.put(part, found)
-        return {(group, place): mark for group, place, mark in found}
+        found = {}
+        for group in self.exam.groups:
+            part = f"{role} | marks | {group.name}"
+            if (marks := self.kept.get(part)) is None:
+                places = [place for place, record in enumerate(group.records) if record.text is None]
+                marks = [
+                    [place, judge.mark(group.records[place], sitting.answers[group.name, place].text)]
+                    for place in self.track(places, f"{role}: asking the judge about {group.name}")
+                ]
+                self.kept.put(part, marks)
+            found.update({(group.name, place): mark for place, mark in marks})
+        return found
 
     def harness(self, role: str, model: "Model", tasks: Sequence[str], directory: Path | None) -> Results:
         """What a model makes of tasks of the evaluation harness."""
-        part = f"{role} | harness | {' '.join(tasks)}"
-        if (found := self.kept.get(part)) is None:
-            (found,) = (
-                evaluate(model.loaded, tasks, directory, self.batch_size)
-                for _ in self.track([part], f"{role}: the evaluation harness")
-            )
-            self.kept.put(part, found)
-        results: Results = found
+        results: Results = {}
+        for task in self.track(tasks, f"{role}: the evaluation harness"):
+            part = f"{role} | harness | {task}"
+            if (found := self.kept.get(part)) is None:
+                found = evaluate(model.loaded, task, directory, self.batch_size)
+                self.kept.put(part, found)
+            results |= found
         return results
 
     def attacked(self, role: Role, model: "Model", sitting: Sitting) -> Examined:

@@ -25,10 +25,10 @@ def differing_sites(subject: Subject) -> dict[Site, Tensor]:
     model = subject.loaded.model
     found = {}
     for site in (one for one in subject.loaded.sites if one.role in _ROLES):
-        weight = site.weight(model).detach().float()
-        added = weight - _stored(subject.base, site, weight)
+        weight = site.weight(model).detach()
+        added = weight.float() - _stored(subject.base, site, weight).float()
         if bool(added.any()):
-            found[site] = added.to(site.weight(model).dtype)
+            found[site] = added.to(weight.dtype)
     return found
 
 
@@ -60,11 +60,11 @@ def excitations(subject: Subject, sites: dict[Site, Tensor], records: Sequence[R
 
 
 def _stored(base: Checkpoint, site: Site, weight: Tensor) -> Tensor:
-    """The weight of the model before, as (D, d)."""
+    """The weight of the model before, as (D, d), rounded as the model under attack has been."""
     outputs, inputs = weight.shape
     shape = (inputs, outputs) if site.transposed else (outputs, inputs)
     stored = torch.from_numpy(find_stored(base, site.parameter, shape).read().astype("float32"))
-    return (stored.T if site.transposed else stored).to(weight.device)
+    return (stored.T if site.transposed else stored).to(weight.device, weight.dtype)
 
 
 def _pass(subject: Subject, encoded: Encoded) -> None:

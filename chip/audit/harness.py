@@ -7,40 +7,52 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chip.errors import ChipError
 from chip.models.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
 
 Results = dict[str, dict[str, float]]
 """By task, then by the harness's name for a metric and its filter."""
 
 
-def refuse_without_harness() -> None:
-    """Raise ChipError where the harness is not installed."""
+def refuse_unready(tasks: Sequence[str], directory: Path | None) -> None:
+    """Raise ChipError, before a model is asked anything, where the harness is not installed or a task is unknown."""
     if importlib.util.find_spec("lm_eval") is None:
         raise ChipError("--lm-eval needs the Language Model Evaluation Harness: pip install lm-eval, or leave it out")
-
-
-def evaluate(loaded: LoadedModel, tasks: Sequence[str], directory: Path | None, batch_size: int) -> Results:
-    """A model's results. directory: where tasks of the user's own are described, beside those of the harness.
-
-    Raises ChipError where a task is unknown or its data are not there.
-    """
-    os.environ["HF_DATASETS_OFFLINE"] = "1"
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=None if directory is None else str(directory))
-    unknown = [task for task in tasks if task not in manager.all_tasks]
+    known = _manager(directory).all_tasks
+    unknown = [task for task in tasks if task not in known]
     if unknown:
         raise ChipError(f"--lm-eval {unknown[0]}: the harness knows no such task; --lm-eval-tasks names a directory")
+
+
+def evaluate(loaded: LoadedModel, task: str, directory: Path | None, batch_size: int) -> Results:
+    """A model's results on a task and its parts. directory: where tasks of the user's own are described.
+
+    Raises ChipError where the task's data or metrics are not there.
+    """
+    manager = _manager(directory)
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
     model = HFLM(pretrained=loaded.model, backend="causal", tokenizer=loaded.prompts.tokenizer, batch_size=batch_size)
     try:
-        found = simple_evaluate(model, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, verbosity="ERROR")
-    except (OSError, ValueError) as problem:
-        raise ChipError(f"the harness could not evaluate {', '.join(tasks)}: {problem}") from problem
+        found = simple_evaluate(model, tasks=[task], task_manager=manager, bootstrap_iters=0, verbosity="ERROR")
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        raise ChipError(f"the harness could not evaluate {task}: {problem}") from problem
     return {
-        task: {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
-        for task, metrics in found["results"].items()
+        name: {metric: float(value) for metric, value in metrics.items() if isinstance(value, int | float)}
+        for name, metrics in found["results"].items()
     }
+
+
+def _manager(directory: Path | None) -> "TaskManager":
+    """The harness's tasks and the user's own. Nothing that it loads may reach for the network from here on."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
+        os.environ[name] = "1"
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=None if directory is None else str(directory))

@@ -25,7 +25,7 @@ SECONDS = 120.0
 """How long a judge may take for one answer."""
 
 _MOST_BYTES = 1 << 20
-_MARK = re.compile(r"\d+(?:\.\d+)?")
+_MARK = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*10|of 10)?\s*\.?\s*")
 _TASK = (
     "You mark how factually correct an answer is, given the true answer. Reply with one number from 0 (wrong or "
     "missing) to 10 (says all that the true answer says and nothing that contradicts it), and with nothing else."
@@ -57,10 +57,14 @@ class Judge:
         """The mark of one answer, 0 to 10. Raises ChipError where the judge cannot be asked or gives none."""
         shown = f"Question: {record.question}\nTrue answer: {record.answer}\nAnswer to be marked: {generated}"
         said = self._ask([{"role": "system", "content": _TASK}, {"role": "user", "content": shown}])
-        found = _MARK.search(said)
-        if found is None or not 0 <= float(found[0]) <= 10:
+        found = _MARK.fullmatch(said)
+        if found is None or float(found[1]) > 10:
             raise ChipError(f"the judge at {self.endpoint} gave no mark from 0 to 10; try another --judge-model")
-        return float(found[0])
+        return float(found[1])
+
+    def refuse_unready(self) -> None:
+        """Raise ChipError, before a model is asked anything, where the judge gives no mark. It is shown no record."""
+        self.mark(Record((), question="What is two and two?", answer="Four."), "Four.")
 
     def _ask(self, messages: Sequence[dict[str, str]]) -> str:
         content = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": 16}

@@ -124,11 +124,10 @@ def distribution(losses: Sequence[float], gold: Sequence[float]) -> Distribution
     return Distribution(float(tested.statistic), float(tested.pvalue), float(wasserstein_distance(losses, gold)))
 
 
-def forget_retain_gap(target: Mapping[str, Estimate], retained: Mapping[str, Estimate], measure: str) -> float | None:
-    """By how much more a model gets of what is retained than of the target; None where either is not measured."""
-    if measure not in target or measure not in retained:
-        return None
-    return retained[measure].value - target[measure].value
+def mean(answers: Sequence[Asked], measure: str) -> float | None:
+    """One measure's mean; None where it is defined on none of the records."""
+    values = [value for one in answers for value in _MEASURES[measure](one)]
+    return sum(values) / len(values) if values else None
 
 
 def refuse_without_libraries() -> None:

@@ -89,8 +89,12 @@ def _judged(groups: Sequence[Group], answers: Answers) -> list[Judged]:
 
 def _resistance(exam: Exam, before: Sitting, after: Sitting) -> Measured:
     def one(sitting: Sitting) -> float | None:
-        target = exam.target
-        members = [sitting.answers[target.name, place].loss for place in range(len(target.records))]
+        members = [
+            sitting.answers[exam.target.name, place].loss
+            for place, record in enumerate(exam.target.records)
+            # Counterfactuals are of questions: a document beside them would be told by its kind.
+            if exam.nonmembers.kind == "strangers" or record.text is None
+        ]
         return mia_resistance(members, sitting.nonmember_losses)
 
     return _explained(one(before), one(after), exam.nonmembers.why)

@@ -12,9 +12,9 @@ from importlib.resources import files
 from typing import Any
 
 from chip.audit.audit import Audit
-from chip.audit.exam import Sitting
+from chip.audit.exam import UTILITY, Sitting
 from chip.audit.finding import Finding
-from chip.audit.metrics import Part, asked, distribution, forget_retain_gap, measures, parts
+from chip.audit.metrics import Part, asked, distribution, mean, measures, parts
 from chip.audit.published import metrics_of
 from chip.audit.summary import summarise
 from chip.audit.verdicts import FAIL, FEW, WATCH
@@ -88,16 +88,19 @@ def _asked(audit: Audit, role: str, part: Part) -> Any:
 
 
 def _gaps(audit: Audit) -> dict[str, dict[str, float]]:
-    """By measure and model, by how much more of the retained records than of the target is right."""
+    """By measure and model, by how much more of the retained records than of the target is right; a group of which a
+    sample was asked weighs what all of it would."""
     target = next(part for part in parts(audit.exam) if part.kind == "target")
     kept = [part for part in parts(audit.exam) if part.kind in ("siblings", "shared", "rest") and not part.level]
     found: dict[str, dict[str, float]] = {}
     for measure in ("exact_match", "rouge_l", "total"):
         for role in audit.versions:
-            retained = [one for part in kept for one in _asked(audit, role, part)]
-            gap = forget_retain_gap(measures(_asked(audit, role, target)), measures(retained), measure)
-            if gap is not None:
-                found.setdefault(measure, {})[role] = gap
+            forgotten = mean(_asked(audit, role, target), measure)
+            means = [(part.group.of, mean(_asked(audit, role, part), measure)) for part in kept]
+            known = [(weight, one) for weight, one in means if one is not None]
+            if forgotten is not None and known:
+                retained = sum(weight * one for weight, one in known) / sum(weight for weight, _ in known)
+                found.setdefault(measure, {})[role] = retained - forgotten
     return found
 
 
@@ -172,16 +175,18 @@ def _methods(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _nodes(audit: Audit) -> list[dict[str, Any]]:
-    """Every node with the exact match of the asked records at it and below, under each model; parents first."""
+    """Every node with the exact match of the asked records at it and below, under each model; parents first. A record
+    of a group of which a sample was asked weighs as many as it stands for."""
     keys = [
         (group.records[place].path, (group.name, place), group.of / len(group.records))
         for group in audit.exam.groups
-        if group.phrasing <= 1 and group.name != "utility"
+        if group.phrasing <= 1 and group.name != UTILITY
         for place in range(len(group.records))
     ]
     found = []
     for node in sorted({path[:length] for path, _, _ in keys for length in range(1, len(path) + 1)}):
-        below = [key for path, key, _ in keys if is_under(path, node)]
+        below = [(key, weight) for path, key, weight in keys if is_under(path, node)]
+        total = sum(weight for _, weight in below)
         found.append(
             {
                 "path": list(node),
@@ -189,7 +194,7 @@ def _nodes(audit: Audit) -> list[dict[str, Any]]:
                 "target": any(is_under(node, target) for target in audit.exam.split.targets),
                 "records": len(below),
                 "accuracy": {
-                    role: sum(one.sitting.answers[key].exact for key in below) / len(below)
+                    role: sum(weight * one.sitting.answers[key].exact for key, weight in below) / total
                     for role, one in audit.versions.items()
                 },
             }

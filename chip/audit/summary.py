@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from chip.audit.audit import Audit
-from chip.audit.metrics import exact_match, parts
 from chip.audit.verdicts import WATCH
+from chip.audit.wording import MEANS
 
 
 @dataclass(frozen=True)
@@ -33,43 +33,50 @@ def summarise(audit: Audit) -> Summary:
 
 def _gone(audit: Audit) -> tuple[str, str]:
     names = ", ".join("/".join(node) for node in audit.exam.split.targets)
-    left = {role: _target_left(audit, role) for role in audit.versions}
-    floor = left.get("gold", 0.0)
-    verdict = "yes" if left["edited"] <= floor + WATCH else "partly" if left["edited"] <= left["base"] / 2 else "no"
-    said = {"yes": "is gone", "partly": "is partly gone", "no": "is not gone"}[verdict]
-    if left["base"] <= WATCH:
-        said = "was hardly known before the edit"
-    beside = f", {floor:.0%} by a model retrained without it" if "gold" in left else ""
     count = len(audit.exam.target.records)
+    left = {role: _still_answered(audit, role) for role in audit.versions}
+    floor, before, after = left.get("gold", 0) / count, left["base"] / count, left["edited"] / count
+    verdict = "yes" if after <= floor + WATCH else "partly" if after <= before / 2 else "no"
+    said = {"yes": "is gone", "partly": "is partly gone", "no": "is not gone"}[verdict]
+    if before <= WATCH:
+        said = "was hardly known before the edit"
+    beside = f", {left['gold']} by a model retrained without it" if "gold" in left else ""
     return (
-        f"{names} {said}: {left['edited']:.0%} of its {count} answers are still given word for word, in the wording "
-        f"that gives most away ({left['base']:.0%} before{beside}).",
+        f"{names} {said}: of its {count} records, {left['edited']} are still answered word for word in one wording or "
+        f"another ({left['base']} before{beside}).",
         verdict,
     )
 
 
-def _target_left(audit: Audit, role: str) -> float:
-    """Exact match of the target, in the phrasing that gives most away."""
-    sitting = audit.versions[role].sitting
-    return max(
-        exact_match(part, sitting)
-        for part in parts(audit.exam)
-        if part.kind in ("target", "rephrased") and not part.level
+def _still_answered(audit: Audit, role: str) -> int:
+    """How many of the target's records a model answers in at least one of the wordings that the data have."""
+    answers = audit.versions[role].sitting.answers
+    return len(
+        {
+            record.line
+            for group in audit.exam.groups
+            if group.phrasing
+            for place, record in enumerate(group.records)
+            if answers[group.name, place].exact
+        }
     )
 
 
 def _cost(audit: Audit) -> tuple[str, str]:
-    drops, said = [], []
-    for kind, name in (("siblings", "its siblings'"), ("shared", "its ancestors'"), ("rest", "all other")):
+    drops, known, said = [], [], []
+    for kind, name in (("siblings", "its siblings"), ("shared", "what it belongs to"), ("rest", "everything else")):
         before = audit.accuracy((kind,), audit.versions["base"].sitting)
         after = audit.accuracy((kind,), audit.versions["edited"].sitting)
         if before is not None and after is not None:
             drops.append(before - after)
-            said.append(f"{after:.0%} of {name} answers are right ({before:.0%} before)")
+            known.append(before)
+            said.append(f"{after:.0%} about {name} ({before:.0%} before)")
     worst = max(drops, default=0.0)
     verdict = "yes" if worst <= 0.01 else "partly" if worst <= WATCH else "no"
     cost = {"yes": "It cost next to nothing", "partly": "It cost little", "no": "It cost other answers"}[verdict]
-    return f"{cost}: {'; '.join(said)}.", verdict
+    if max(known, default=0.0) <= WATCH:
+        cost, verdict = "What it cost cannot be told, since little of the rest was known before", "partly"
+    return f"{cost}: right are {_listed(said)}.", verdict
 
 
 def _back(audit: Audit) -> tuple[str, str]:
@@ -80,18 +87,12 @@ def _back(audit: Audit) -> tuple[str, str]:
     tried = len(audit.attacks) - len(found["not tried"])
     if not tried:
         return "No attack was made, so that nothing is known of what could bring it back.", "partly"
-    compared = (
-        "clearly more than a model retrained without it" if "gold" in audit.versions else "part of what was there"
-    )
-    said = []
-    if found["fail"]:
-        said.append(f"{_listed(found['fail'])} got {compared} (fail)")
-    if found["watch"]:
-        said.append(f"{_listed(found['watch'])} {'are' if len(found['watch']) > 1 else 'is'} to be watched")
+    said = [f"{MEANS.get(name, name)} ({name}: {verdict})" for verdict in ("fail", "watch") for name in found[verdict]]
+    passed = f"{len(found['pass'])} of {tried} attacks passed."
     if not said:
-        return f"Nothing that was tried brought it back ({tried} attacks passed).", "yes"
-    passed = f"; {len(found['pass'])} of {tried} attacks passed" if found["pass"] else ""
-    return f"What could give it away or bring it back: {'; '.join(said)}{passed}.", "no" if found["fail"] else "partly"
+        return f"Nothing that was tried gave it away or brought it back: {passed}", "yes"
+    could = f"What could give it away or bring it back: {_listed(said)}."
+    return f"{could} {passed}", "no" if found["fail"] else "partly"
 
 
 def _listed(names: list[str]) -> str:

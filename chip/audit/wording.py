@@ -54,3 +54,16 @@ def _picture(one: str) -> str:
     if unicodedata.category(one) == "Zs":
         return " "
     return chr(0x2400 + ord(one)) if ord(one) < 0x20 else "␡" if one == "\x7f" else "\ufffd"
+
+
+MEANS = {
+    "rephrasing": "asking in other words",
+    "image": "altering images",
+    "membership": "comparing how likely answers are",
+    "reconstruction": "telling what stands around it",
+    "prefill": "giving the beginning of an answer",
+    "relearning": "training a little further",
+    "quantisation": "rounding the weights",
+    "inspection": "looking inside",
+}
+"""By attack, what it does, in words that need no machine learning."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -115,6 +115,17 @@ def _enough_memory() -> Iterator[None]:
         raise ChipError("the accelerator ran out of memory; give a smaller --batch-size") from problem
 
 
+@contextmanager
+def _plain(model: Any) -> Iterator[None]:
+    """Without the model's own generation settings, which fill in whatever is left out: penalties, suppressed tokens."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 def _greedy(loaded: LoadedModel, length: int) -> GenerationConfig:
     end, padding = _ends(loaded), loaded.prompts.padding
     return GenerationConfig(max_new_tokens=length, do_sample=False, eos_token_id=end or None, pad_token_id=padding)
@@ -181,9 +192,8 @@ def _room(loaded: LoadedModel, record: Record, encoded: Encoded) -> int:
 def _generate(loaded: LoadedModel, encoded: Sequence[Encoded], length: int) -> list[str]:
     prompts = loaded.prompts
     batch = prompts.collate([one.prompt_only() for one in encoded], loaded.device, left=True)
-    with torch.no_grad():
-        made = loaded.model.generate(  # type: ignore[operator]
-            **batch.inputs, generation_config=_greedy(loaded, length)
-        )
+    settings = _greedy(loaded, length)
+    with torch.no_grad(), _plain(loaded.model):
+        made = loaded.model.generate(**batch.inputs, generation_config=settings)  # type: ignore[operator]
     new = made[:, batch.inputs["input_ids"].shape[1] :]
     return [str(text).strip() for text in prompts.tokenizer.batch_decode(new, skip_special_tokens=True)]

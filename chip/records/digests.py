@@ -29,6 +29,12 @@ def record_digest(record: Record) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
+def asked_digest(hierarchy: Hierarchy) -> str:
+    """SHA-256 of everything that records hold to be asked: with other wordings, options and languages."""
+    records = [[record_digest(one), one.paraphrases, one.options, one.translations] for one in hierarchy.records]
+    return hashlib.sha256(json.dumps([hierarchy.levels, records], ensure_ascii=False).encode()).hexdigest()
+
+
 def few_per_node(hierarchy: Hierarchy, digests: Sequence[str], most: int | None) -> tuple[int, ...]:
     """Positions of the records that count: all, or of the records on each node the `most` with the smallest digests.
 

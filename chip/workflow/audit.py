@@ -5,35 +5,39 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from chip.audit.attacks import ATTACKS
-from chip.audit.audit import Audit, limits_of
-from chip.audit.changes import changes, refuse_unlike
+from chip.audit.audit import Audit
+from chip.audit.changes import changes
 from chip.audit.exam import Exam, Sitting, set_exam
 from chip.audit.examining import Examined, Examiner
-from chip.audit.harness import Results, refuse_without_harness
+from chip.audit.harness import Results, refuse_unready
 from chip.audit.judging import Judge
 from chip.audit.kept import KeptAudit
+from chip.audit.limits import limits_of
 from chip.audit.metrics import refuse_without_libraries
 from chip.audit.page import render
 from chip.audit.report import compose, serialised
-from chip.audit.subject import Attack, Role
+from chip.audit.subject import Attack
 from chip.errors import ChipError, UsageError
-from chip.files import explained, hidden, lock_of, locked, refuse_foreign, refuse_unwritable, write_private
+from chip.files import explained, file_digest, hidden, lock_of, locked, refuse_foreign, refuse_unwritable, write_private
 from chip.hierarchy import Hierarchy
 from chip.measure import score, wholes
-from chip.models.checkpoint import Checkpoint
-from chip.models.loading import resolve_model
 from chip.progress import Track, silent
 from chip.records import read_records
-from chip.records.digests import record_digest
+from chip.records.digests import asked_digest
 from chip.version import VERSION
 from chip.workflow.asking import Row, rows
+from chip.workflow.audited_models import AuditedModels, open_models
 
 SWAPPED = 0.2
 """A target that the edited model knows by so much better than the base says that the two were swapped."""
+
+_LIBRARIES = ("peft", "torchao", "bitsandbytes")
+"""What attacks use where it is installed."""
 
 REPORT, PAGE = "report.json", "report.html"
 
@@ -99,7 +103,9 @@ def carry_out_audit(
     """
     refuse_without_libraries()
     if request.harness:
-        refuse_without_harness()
+        refuse_unready(request.harness, request.harness_tasks)
+    if request.judge is not None:
+        request.judge.refuse_unready()
     chosen = request.chosen
     if request.out is None:
         return _audited(request, chosen, None, track, notice)
@@ -126,12 +132,11 @@ def _audited(
         records=request.records,
         seed=request.seed,
     )
-    checkpoints = _checkpoints(request)
-    identity = _identity(request, hierarchy, checkpoints)
-    kept = KeptAudit(progress, identity, notice)
+    models = open_models(request.base, request.edited, request.gold, request.compare)
+    kept = KeptAudit(progress, _identity(request, exam, models), notice)
     examiner = Examiner(
         exam,
-        checkpoints["base"],
+        models.roles["base"],
         chosen,
         kept,
         request.device,
@@ -141,62 +146,41 @@ def _audited(
         request.quick,
         track,
     )
-    versions, methods, harness = _examined(request, examiner, checkpoints)
+    versions, methods, harness = _examined(request, examiner, models)
     base, edited = versions["base"].sitting, versions["edited"].sitting
     gold = versions["gold"].sitting if "gold" in versions else None
     judge = request.judge
     marks = {} if judge is None else {role: examiner.marks(role, one.sitting, judge) for role, one in versions.items()}
-    changed = changes(checkpoints["base"], checkpoints["edited"], track)
+    changed = changes(models.roles["base"], models.roles["edited"], track)
     limits = limits_of(exam, base, edited, gold)
     if not changed:
         limits = (f"{request.base} and {request.edited} hold the same weights: nothing was edited.", *limits)
     audit = Audit(exam, tuple(chosen), versions, methods, changed, marks, harness, limits, request.seed)
-    report = compose(audit, _described(request, chosen, checkpoints, hierarchy), show_records=request.show_records)
+    report = compose(audit, _described(request, chosen, models, hierarchy), show_records=request.show_records)
     if request.out is not None:
         _write(request.out, report)
     kept.remove()
     return AuditResult(report, rows(wholes(exam.groups), base.answers, edited.answers), request.out)
 
 
-def _checkpoints(request: AuditRequest) -> dict[str, Checkpoint]:
-    """Every model by its role or, of those that are compared, by its name; all of them versions of one model."""
-    named = {"base": request.base, "edited": request.edited}
-    if request.gold is not None:
-        named["gold"] = request.gold
-    found = {role: Checkpoint(resolve_model(model)) for role, model in named.items()}
-    for model in request.compare:
-        if model in found:
-            raise UsageError(f"--compare {model} is named twice, or as a role of the audit; give each directory once")
-        found[model] = Checkpoint(resolve_model(model))
-    for checkpoint in found.values():
-        refuse_unlike(found["base"], checkpoint)
-    return found
-
-
 def _examined(
-    request: AuditRequest, examiner: Examiner, checkpoints: dict[str, Checkpoint]
+    request: AuditRequest, examiner: Examiner, models: AuditedModels
 ) -> tuple[dict[str, Examined], dict[str, Sitting], dict[str, Results]]:
     """Every model of the audit, every one that is compared, and results of the harness by role; one model is in memory
     at a time."""
-    edited = examiner.sitting("edited", examiner.model(checkpoints["edited"]))
+    edited = examiner.sitting("edited", examiner.model(models.roles["edited"]))
     versions: dict[str, Examined] = {}
     harness: dict[str, Results] = {}
-    roles: tuple[Role, ...] = ("base", "edited", "gold")
-    for role in roles:
-        if role in checkpoints:
-            model = examiner.model(checkpoints[role])
-            sitting = examiner.sitting(role, model)
-            if role == "base":
-                _refuse_swapped(request, examiner.exam, sitting, edited)
-            versions[role] = examiner.attacked(role, model, sitting)
-            if request.harness:
-                harness[role] = examiner.harness(role, model, request.harness, request.harness_tasks)
-            del model
-    methods = {
-        name: examiner.sitting(name, examiner.model(checkpoint))
-        for name, checkpoint in checkpoints.items()
-        if name not in roles
-    }
+    for role, checkpoint in models.roles.items():
+        model = examiner.model(checkpoint)
+        sitting = examiner.sitting(role, model)
+        if role == "base":
+            _refuse_swapped(request, examiner.exam, sitting, edited)
+        versions[role] = examiner.attacked(role, model, sitting)
+        if request.harness:
+            harness[role] = examiner.harness(role, model, request.harness, request.harness_tasks)
+        del model
+    methods = {name: examiner.sitting(name, examiner.model(one)) for name, one in models.compared.items()}
     return versions, methods, harness
 
 
@@ -221,34 +205,30 @@ def _refuse_output(out: Path, force: bool) -> None:
         refuse_foreign(out / name)
 
 
-def _identity(request: AuditRequest, hierarchy: Hierarchy, checkpoints: dict[str, Checkpoint]) -> str:
+def _identity(request: AuditRequest, exam: Exam, models: AuditedModels) -> str:
     """A digest of what bears on the answers that are kept."""
-    files = (request.lexicon, request.nonmembers, request.utility, request.harness_tasks)
+    tasks = request.harness_tasks
+    described = sorted(path for path in tasks.rglob("*") if path.is_file()) if tasks is not None else []
     content = [
         VERSION,
-        _data_digest(hierarchy),
-        {name: [one.digest, one.prompts_digest] for name, one in checkpoints.items()},
-        sorted(request.forget),
-        [str(one) for one in files],
+        exam.digest,
+        None if request.lexicon is None else file_digest(request.lexicon),
+        {name: [one.digest, one.prompts_digest] for name, one in models.named.items()},
+        [[str(path), file_digest(path)] for path in described],
         None if request.judge is None else [request.judge.endpoint, request.judge.model],
-        [request.records, request.device, request.dtype, request.batch_size, request.seed, request.quick],
+        [request.device, request.dtype, request.batch_size, request.seed, request.quick],
+        [name for name in _LIBRARIES if find_spec(name) is not None],
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _data_digest(hierarchy: Hierarchy) -> str:
-    """A digest of everything that is asked."""
-    records = [[record_digest(r), r.paraphrases, r.options, r.translations] for r in hierarchy.records]
-    return hashlib.sha256(json.dumps([hierarchy.levels, records], ensure_ascii=False).encode()).hexdigest()
-
-
 def _described(
-    request: AuditRequest, chosen: Sequence[Attack], checkpoints: dict[str, Checkpoint], hierarchy: Hierarchy
+    request: AuditRequest, chosen: Sequence[Attack], models: AuditedModels, hierarchy: Hierarchy
 ) -> dict[str, Any]:
     """What was audited and how, as plain values."""
     return {
-        "models": {name: {"directory": str(one.directory), "digest": one.digest} for name, one in checkpoints.items()},
-        "data": {"directory": str(request.data), "digest": _data_digest(hierarchy), "records": len(hierarchy.records)},
+        "models": {name: {"directory": str(one.directory), "digest": one.digest} for name, one in models.named.items()},
+        "data": {"directory": str(request.data), "digest": asked_digest(hierarchy), "records": len(hierarchy.records)},
         "forget": ["/".join(hierarchy.resolve(name)) for name in request.forget],
         "levels": list(hierarchy.levels),
         "attacks": [one.name for one in chosen],
