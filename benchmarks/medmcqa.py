@@ -48,7 +48,7 @@ class Outcome:
     target's siblings (a subject has none); and of each subject. loss: nats a token of the target's true answers.
 
     forgetting_rate (FR), preservation (KPR), chance_corrected, invalid (of the target), invalid_rest, mia_resistance
-    (non-members are questions of the target's subject that were not drawn) and hmta are those of chip.audit.metrics,
+    (non-members are questions of the target's subject that were not drawn) and hmta are those of chip.audit.formulas,
     None where chip gives none.
     seconds: of the processor, search and verification too. memory: its peak, in MiB. changed: parameters that differ.
     goals_met: whether chip's own goals were met on what was not tuned on.

@@ -33,7 +33,7 @@ from chip.tuning.space import Point, Space
 from chip.tuning.trials import excess, meets, rank
 from chip.version import VERSION
 from chip.workflow import EditRequest, prepare_edit
-from chip.workflow.audit import ask
+from chip.workflow.asking import ask
 from chip.workflow.edit import problem_of
 from chip.workflow.tune import Tuner, Verdict
 

@@ -27,6 +27,8 @@ class Record:
     text: str | None = None
     options: tuple[str, ...] = ()
     """Of a multiple-choice question, the answers to choose from, its own among them; edits never see them."""
+    translations: tuple[tuple[str, str], ...] = ()
+    """The question in other languages, (language, question) each, for attacks; nothing else reads them."""
     line: int = 0
     """Where the record stands in its file, from 1; errors name a record by this and never by its content."""
 

@@ -1,35 +1,25 @@
-"""An exam that two models sit, and the metrics of the paper that come of it."""
+"""An exam: what an audit asks, and what a model makes of it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from chip.audit.metrics import (
-    FORGOTTEN_LEVEL,
-    KEPT_LEVELS,
-    Judged,
-    Measured,
-    Metrics,
-    Tokens,
-    chance_corrected_forgetting,
-    forgetting_rate,
-    hmta,
-    invalid_share,
-    knowledge_preservation,
-    level_scores,
-    mia_resistance,
-)
+from chip.audit.formulas import FORGOTTEN_LEVEL, KEPT_LEVELS, Tokens
 from chip.audit.nonmembers import Nonmembers, counterfactuals, strangers
 from chip.duolearn.concepts import Concepts
 from chip.duolearn.labels import label_tokens
 from chip.duolearn.lexicon import read_lexicon
 from chip.errors import ChipError
-from chip.hierarchy import Hierarchy, Split
-from chip.measure import Answers, Group, audit_groups, measure_answers, teacher_forced
-from chip.models.checkpoint import Checkpoint
-from chip.models.loading import LoadedModel, load_model, resolve_model
+from chip.hierarchy import Hierarchy, Record, Split
+from chip.measure import Answer, Answers, Group, audit_groups, measure_answers, sample, teacher_forced
+from chip.models.loading import LoadedModel
 from chip.progress import Track, silent
+from chip.records import read_records
+
+UTILITY = "utility"
+"""The group of further records that a user gives, to see what else a model can do."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +27,8 @@ class Exam:
     """What is asked: the groups of an audit, the records that an attacker holds against the target, and the concepts
     by which words have their levels."""
 
+    hierarchy: Hierarchy
+    split: Split
     groups: tuple[Group, ...]
     nonmembers: Nonmembers
     concepts: Concepts
@@ -46,19 +38,44 @@ class Exam:
         return next(group for group in self.groups if group.phrasing == 1)
 
     @property
+    def questions(self) -> tuple[Record, ...]:
+        """The target's records that ask something; its plain documents are left out."""
+        return tuple(record for record in self.target.records if record.text is None)
+
+    @property
     def retained(self) -> tuple[Group, ...]:
-        return tuple(group for group in self.groups if not group.phrasing)
+        return tuple(group for group in self.groups if not group.phrasing and group.name != UTILITY)
 
 
 @dataclass(frozen=True)
 class Sitting:
     """What a model made of an exam: its answers, the losses of the non-members, and by level its answer tokens, of the
-    retained records (1 to 3) and of the target (4); `obstacle` says why words have no levels, if so."""
+    retained records (1 to 3) and of the target (4); `obstacle` says why words have no levels, if so.
+
+    choices: of records with options, by group and place, whether the right one is the likeliest of them.
+    """
 
     answers: Answers
     nonmember_losses: tuple[float, ...]
     tokens: Mapping[int, Tokens]
     obstacle: str = ""
+    choices: Mapping[tuple[str, int], bool] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "answers": [[*key, asdict(answer)] for key, answer in self.answers.items()],
+            "nonmember_losses": list(self.nonmember_losses),
+            "tokens": {str(level): asdict(tokens) for level, tokens in self.tokens.items()},
+            "obstacle": self.obstacle,
+            "choices": [[*key, right] for key, right in self.choices.items()],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Sitting":
+        answers = {(g, p): Answer(**{**one, "hits": tuple(one["hits"])}) for g, p, one in content["answers"]}
+        tokens = {int(level): Tokens(**one) for level, one in content["tokens"].items()}
+        choices = {(group, place): right for group, place, right in content["choices"]}
+        return cls(answers, tuple(content["nonmember_losses"]), tokens, content["obstacle"], choices)
 
 
 def set_exam(
@@ -67,19 +84,24 @@ def set_exam(
     *,
     lexicon: Path | None = None,
     nonmembers: Path | None = None,
+    utility: Path | None = None,
     records: int = 200,
     seed: int = 0,
 ) -> Exam:
     """The exam on what was to be forgotten. records: how many retained records are asked of a group, and non-members in
-    all; nonmembers: a data directory of records that the model never saw, counterfactuals where None; lexicon: a file,
-    chip's own where None. Raises ChipError where one of them cannot be read."""
+    all; nonmembers: a data directory of records that the model never saw, counterfactuals where None; utility: another
+    one, of what the model shall still be able to do; lexicon: a file, chip's own where None. Raises ChipError where one
+    of them cannot be read."""
     concepts = Concepts(read_lexicon(lexicon), hierarchy, split)
     others = (
         counterfactuals(hierarchy, split, records, seed)
         if nonmembers is None
         else strangers(nonmembers, hierarchy, records, seed)
     )
-    return Exam(audit_groups(hierarchy, split, limit=records, seed=seed), others, concepts)
+    groups = audit_groups(hierarchy, split, limit=records, seed=seed)
+    if utility is not None:
+        groups += (sample(UTILITY, _utility(utility), records, seed),)
+    return Exam(hierarchy, split, groups, others, concepts)
 
 
 def sit(loaded: LoadedModel, exam: Exam, *, batch_size: int, track: Track = silent, doing: str = "") -> Sitting:
@@ -90,73 +112,36 @@ def sit(loaded: LoadedModel, exam: Exam, *, batch_size: int, track: Track = sile
     found = {(group.name, place): one for (group, place), one in zip(asked, answers, strict=True)}
     encoded = [loaded.prompts.encode(record) for record in exam.nonmembers.records]
     losses = tuple(one.loss for one in teacher_forced(loaded, encoded, batch_size=batch_size))
+    chosen = _choices(loaded, exam, batch_size)
     try:
-        return Sitting(found, losses, _tokens(loaded, exam, found))
+        return Sitting(found, losses, _tokens(loaded, exam, found), choices=chosen)
     except ChipError as problem:
         # Some tokenizers and templates do not tell which tokens are which words: the other metrics need no words.
-        return Sitting(found, losses, {}, str(problem))
+        return Sitting(found, losses, {}, str(problem), chosen)
 
 
-def metrics_of(exam: Exam, before: Sitting, after: Sitting) -> Metrics:
-    """The metrics of what two models made of an exam, the first being the one that was edited. docs/duolearn.md,
-    "Metrics", says what each means and which part of it is ours."""
-    was, now = (_judged((exam.target,), one.answers) for one in (before, after))
-    kept_before, kept_after = (_judged(exam.retained, one.answers) for one in (before, after))
-    scores = level_scores(before.tokens, after.tokens)
-    return Metrics(
-        forgetting_rate=Measured(forgetting_rate(was), forgetting_rate(now)),
-        chance_corrected_forgetting=_both(
-            chance_corrected_forgetting, was, now, "no record of the target has options to choose from"
-        ),
-        knowledge_preservation=_explained(
-            None, knowledge_preservation(kept_before, kept_after), "no retained answer was right before"
-        ),
-        mia_resistance=_resistance(exam, before, after),
-        hmta=_explained(
-            hmta(level_scores(before.tokens, before.tokens)),
-            hmta(scores),
-            before.obstacle or after.obstacle or _missing(scores),
-        ),
-        invalid_target=_both(invalid_share, was, now, "the target's documents have no questions"),
-        invalid_retained=_both(invalid_share, kept_before, kept_after, "the retained documents have no questions"),
-        level_scores=scores,
-        nonmembers=exam.nonmembers.kind,
-    )
+def _utility(directory: Path) -> list[Record]:
+    if not (directory / "records.jsonl").is_file():
+        raise ChipError(f"--utility {directory} holds no records.jsonl; give a data directory")
+    return list(read_records(directory).records)
 
 
-def paper_metrics(
-    before: LoadedModel | str | Path,
-    after: LoadedModel | str | Path,
-    hierarchy: Hierarchy,
-    split: Split,
-    *,
-    lexicon: Path | None = None,
-    nonmembers: Path | None = None,
-    records: int = 200,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_size: int = 16,
-    track: Track = silent,
-) -> Metrics:
-    """The metrics of an edit, from two models or where they are; of the latter, one is in memory at a time. Other
-    arguments are those of `set_exam` and `load_model`."""
-    exam = set_exam(hierarchy, split, lexicon=lexicon, nonmembers=nonmembers, records=records, seed=seed)
-
-    def sitting(model: LoadedModel | str | Path) -> Sitting:
-        if not isinstance(model, LoadedModel):
-            model = load_model(Checkpoint(resolve_model(model)), device, dtype)
-        return sit(model, exam, batch_size=batch_size, track=track)
-
-    return metrics_of(exam, sitting(before), sitting(after))
-
-
-def _judged(groups: Sequence[Group], answers: Answers) -> list[Judged]:
-    return [
-        Judged(record, answers[group.name, place].exact, answers[group.name, place].text, group.of / len(group.records))
-        for group in groups
+def _choices(loaded: LoadedModel, exam: Exam, batch_size: int) -> dict[tuple[str, int], bool]:
+    """Of records with options, whether the right one has the lowest loss a token of them all."""
+    asked = [
+        (group.name, place, option, record)
+        for group in exam.groups
         for place, record in enumerate(group.records)
+        for option in record.options
     ]
+    encoded = [loaded.prompts.encode(replace(record, answer=option)) for _, _, option, record in asked]
+    best: dict[tuple[str, int], tuple[float, bool]] = {}
+    for (name, place, option, record), one in zip(
+        asked, teacher_forced(loaded, encoded, batch_size=batch_size), strict=True
+    ):
+        found = one.loss, " ".join(option.split()) == " ".join(record.answer.split())
+        best[name, place] = min(best.get((name, place), found), found)
+    return {key: right for key, (_, right) in best.items()}
 
 
 def _tokens(loaded: LoadedModel, exam: Exam, answers: Answers) -> dict[int, Tokens]:
@@ -173,31 +158,3 @@ def _tokens(loaded: LoadedModel, exam: Exam, answers: Answers) -> dict[int, Toke
                 if level in wanted:
                     found[level] = Tokens(found[level].right + weight * hit, found[level].count + weight)
     return dict(found)
-
-
-def _resistance(exam: Exam, before: Sitting, after: Sitting) -> Measured:
-    def one(sitting: Sitting) -> float | None:
-        target = exam.target
-        members = [sitting.answers[target.name, place].loss for place in range(len(target.records))]
-        return mia_resistance(members, sitting.nonmember_losses)
-
-    return _explained(one(before), one(after), exam.nonmembers.why)
-
-
-def _both(
-    metric: Callable[[Sequence[Judged]], float | None], before: Sequence[Judged], after: Sequence[Judged], why: str
-) -> Measured:
-    return _explained(metric(before), metric(after), why)
-
-
-def _explained(before: float | None, after: float | None, why: str) -> Measured:
-    return Measured(before, after, "" if after is not None else why)
-
-
-def _missing(scores: Mapping[int, float]) -> str:
-    """Why there is no mean over the levels."""
-    kept = [str(level) for level in KEPT_LEVELS if level not in scores]
-    said = [f"no word of level {' or '.join(kept)} was known in the retained answers"] if kept else []
-    if FORGOTTEN_LEVEL not in scores:
-        said.append(f"the target's answers have no word of level {FORGOTTEN_LEVEL}: retained records hold all of them")
-    return "; ".join(said)

@@ -1,147 +1,202 @@
-"""The metrics of DuoLearn's paper (Zhang et al., arXiv 2511.19498), as functions of answers. Imports no torch.
+"""Measures of an audit: what one model's answers to a part of an exam come to, with intervals. Imports no torch.
 
-The paper's definitions are not public beyond their names and what its abstract says of them; each function says which
-part is ours. A metric that is not defined on what it is given is None, never 0 or 1.
+A part is a group of records, or those of a group that sit at one level of the hierarchy.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Literal
 
+from chip.audit.exam import UTILITY, Exam, Sitting
+from chip.audit.intervals import Estimate, estimate
+from chip.errors import ChipError
 from chip.hierarchy import Record
+from chip.measure import Answer, Group
 
-KEPT_LEVELS = (1, 2, 3)
-FORGOTTEN_LEVEL = 4
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
+Kind = Literal["target", "rephrased", "siblings", "shared", "rest", "utility"]
+
+BLANK = re.compile(r"_{2,}|\[(?:MASK|BLANK)\]|<mask>", re.IGNORECASE)
+"""What a cloze question has in the place of the term that is asked."""
+
+_WORD = re.compile(r"\w+")
 
 
-class Judged(NamedTuple):
-    """A record, whether its answer is right, the text that was generated, and how many records it stands for."""
+@dataclass(frozen=True)
+class Asked:
+    """One record that was asked, what came of it, and what else is known of the answer.
+
+    chosen: of a record with options, whether the right one was the likeliest. factuality: what a judge gave, 0 to 10.
+    """
 
     record: Record
-    right: bool
-    text: str
-    weight: float = 1.0
+    answer: Answer
+    chosen: bool | None = None
+    factuality: float | None = None
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """How many answer tokens there are, and how many of them are the likeliest; each weighted as its record is."""
+class Part:
+    """A group's records, or those of one level, and how many the group has in all."""
 
-    right: float = 0.0
-    count: float = 0.0
-
-    @property
-    def accuracy(self) -> float | None:
-        return self.right / self.count if self.count else None
-
-
-def accuracy(judged: Sequence[Judged]) -> float | None:
-    """Share of right answers; None without any."""
-    total = sum(one.weight for one in judged)
-    return sum(one.weight for one in judged if one.right) / total if total else None
+    name: str
+    kind: Kind
+    level: str
+    group: Group
+    places: tuple[int, ...]
 
 
-def forgetting_rate(target: Sequence[Judged]) -> float | None:
-    """FR: 1 − accuracy on the target. That accuracy means exact match is ours."""
-    right = accuracy(target)
-    return None if right is None else 1 - right
+def parts(exam: Exam) -> tuple[Part, ...]:
+    """Every group as a whole and, where its records sit at several levels, level by level."""
+    found = []
+    for group in exam.groups:
+        kind = _kind(group)
+        found.append(Part(group.name, kind, "", group, tuple(range(len(group.records)))))
+        depths = sorted({len(record.path) for record in group.records}) if kind != "utility" else []
+        if len(depths) > 1:
+            for depth in depths:
+                level = exam.hierarchy.levels[depth - 1]
+                places = tuple(i for i, record in enumerate(group.records) if len(record.path) == depth)
+                found.append(Part(f"{group.name}, {level}", kind, level, group, places))
+    return tuple(found)
 
 
-def knowledge_preservation(before: Sequence[Judged], after: Sequence[Judged]) -> float | None:
-    """KPR: accuracy after ÷ before on the retained records; above 1 where more is right than was. That it is a ratio,
-    and that accuracy means exact match, is ours. None where nothing was right before."""
-    was, now = accuracy(before), accuracy(after)
-    return now / was if was and now is not None else None
+def asked(part: Part, sitting: Sitting, factuality: Mapping[tuple[str, int], float] | None = None) -> list[Asked]:
+    """What a model made of a part."""
+    keys = [(part.group.name, place) for place in part.places]
+    return [
+        Asked(
+            part.group.records[place],
+            sitting.answers[name, place],
+            sitting.choices.get((name, place)),
+            (factuality or {}).get((name, place)),
+        )
+        for name, place in keys
+    ]
 
 
-def attack_auc(members: Sequence[float], nonmembers: Sequence[float]) -> float | None:
-    """Area under the curve of the loss attack (Yeom et al. 2018, arXiv 1709.01604): the probability that a member's
-    loss is below a non-member's, ties counting half. None where either is empty."""
-    if not members or not nonmembers:
-        return None
-    others = sorted(nonmembers)
-    above = sum(len(others) - (bisect_left(others, one) + bisect_right(others, one)) / 2 for one in members)
-    return above / (len(members) * len(others))
+def measures(answers: Sequence[Asked], seed: int = 0) -> dict[str, Estimate]:
+    """By the name of a measure, its mean over the records that it is defined on; those of no record are left out.
 
-
-def mia_resistance(members: Sequence[float], nonmembers: Sequence[float]) -> float | None:
-    """1 − 2·|AUC − 0.5|: 1 where losses tell members from non-members no better than a coin, 0 where they tell them
-    apart always, be it because members are still known or because they are shunned. The formula and the attack are
-    ours."""
-    area = attack_auc(members, nonmembers)
-    return None if area is None else 1 - 2 * abs(area - 0.5)
-
-
-def level_scores(before: Mapping[int, Tokens], after: Mapping[int, Tokens]) -> dict[int, float]:
-    """By level of the concept hierarchy, what HMTA is the mean of; levels without a score are left out.
-
-    Of levels 1 to 3, over the retained answers: token accuracy after ÷ before, at most 1. Of level 4, over the target's
-    answers: 1 − token accuracy after.
+    exact_match: the generated answer is the true one, white space joined. rouge_l: F-measure of the longest common
+    subsequence of words (Lin 2004). loss: nats a token of the true answer. token_accuracy: its tokens that are the
+    likeliest. choice, cloze: of records with options, the right one is the likeliest; cloze, where the question holds a
+    blank. factuality: a judge's mark, 0 to 10. total: 0.25 · rouge_l + 0.75 · factuality ÷ 10 (MedForget, arXiv
+    2512.09867).
     """
-    found = {}
-    for level in KEPT_LEVELS:
-        was, now = (tokens.get(level, Tokens()).accuracy for tokens in (before, after))
-        if was and now is not None:
-            found[level] = min(now / was, 1.0)
-    own = after.get(FORGOTTEN_LEVEL, Tokens()).accuracy
-    return found if own is None else {**found, FORGOTTEN_LEVEL: 1 - own}
+    found = {name: estimate([value for one in answers for value in of(one)], seed) for name, of in _MEASURES.items()}
+    return {name: one for name, one in found.items() if one is not None}
 
 
-def hmta(scores: Mapping[int, float]) -> float | None:
-    """The mean over the four levels' scores; None where one of them is missing. That the metric goes by the four levels
-    is the paper's; token accuracy with teacher forcing, the ratio and the mean are ours."""
-    return fmean(scores.values()) if {*KEPT_LEVELS, FORGOTTEN_LEVEL} == scores.keys() else None
+def rouge_l(generated: str, answer: str) -> float:
+    """ROUGE-L's F-measure, 0 to 1, on words of any script in lower case."""
+    return float(_scorer().score(answer, generated)["rougeL"].fmeasure)
 
 
-def chance_corrected_forgetting(target: Sequence[Judged]) -> float | None:
-    """(1 − accuracy) ÷ (1 − chance) over the records with options, chance being the mean of 1 ÷ their number: 1 where
-    the target is answered as well as by guessing, above 1 where worse. Ours. None where none has options."""
-    choices = [one for one in target if one.record.options]
-    right = accuracy(choices)
-    if right is None:
+@dataclass(frozen=True)
+class Distribution:
+    """How the target's answer losses lie beside a retrained model's (TOFU, arXiv 2401.06121, on losses instead of truth
+    ratios): statistic and p-value of the two-sided Kolmogorov–Smirnov test, the latter being TOFU's forget quality, and
+    the Wasserstein distance in nats."""
+
+    statistic: float
+    p_value: float
+    distance: float
+
+
+def distribution(losses: Sequence[float], gold: Sequence[float]) -> Distribution:
+    """Of the losses of the same records under two models."""
+    from scipy.stats import ks_2samp, wasserstein_distance
+
+    tested = ks_2samp(losses, gold)
+    return Distribution(float(tested.statistic), float(tested.pvalue), float(wasserstein_distance(losses, gold)))
+
+
+def forget_retain_gap(target: Mapping[str, Estimate], retained: Mapping[str, Estimate], measure: str) -> float | None:
+    """By how much more a model gets of what is retained than of the target; None where either is not measured."""
+    if measure not in target or measure not in retained:
         return None
-    total = sum(one.weight for one in choices)
-    chance = sum(one.weight / len(one.record.options) for one in choices) / total
-    return (1 - right) / (1 - chance)
+    return retained[measure].value - target[measure].value
 
 
-def invalid_share(judged: Sequence[Judged]) -> float | None:
-    """Share of answers that are none of the options or, of records without options, empty. Ours. None where no answer
-    was generated: plain documents have none."""
-    asked = [one for one in judged if one.record.text is None]
-    total = sum(one.weight for one in asked)
-    return sum(one.weight for one in asked if is_invalid(one.record, one.text)) / total if total else None
+def refuse_without_libraries() -> None:
+    """Raise ChipError, before anything is worked out, where what an audit measures with is not installed."""
+    import importlib.util
+
+    missing = [name for name in ("rouge_score", "scipy", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ChipError(f"chip audit needs {', '.join(missing)}; pip install 'chip-unlearning[audit]'")
 
 
-def is_invalid(record: Record, text: str) -> bool:
-    """Whether a generated text is no answer to the record's question; white space is joined."""
-    said = " ".join(text.split())
-    return said not in {" ".join(one.split()) for one in record.options} if record.options else not said
+def _kind(group: Group) -> Kind:
+    if group.phrasing:
+        return "target" if group.phrasing == 1 else "rephrased"
+    kinds: dict[str, Kind] = {"siblings": "siblings", "shared": "shared", "rest": "rest", UTILITY: "utility"}
+    return kinds[group.name]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A metric before and after; None where it is not measured or, before, means nothing; `why` says why, if it is not
-    measured."""
-
-    before: float | None
-    after: float | None
-    why: str = ""
+def _of_exact(one: Asked) -> Iterator[float]:
+    yield float(one.answer.exact)
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """What `chip audit` adds to its table. level_scores: those that hmta is the mean of, by level. nonmembers: what
-    mia_resistance holds against the target, `counterfactuals` or `strangers` (`chip.audit.nonmembers`)."""
+def _of_rouge(one: Asked) -> Iterator[float]:
+    if one.record.text is None:
+        yield rouge_l(one.answer.text, one.record.answer)
 
-    forgetting_rate: Measured
-    chance_corrected_forgetting: Measured
-    knowledge_preservation: Measured
-    mia_resistance: Measured
-    hmta: Measured
-    invalid_target: Measured
-    invalid_retained: Measured
-    level_scores: Mapping[int, float]
-    nonmembers: str
+
+def _of_loss(one: Asked) -> Iterator[float]:
+    yield one.answer.loss
+
+
+def _of_tokens(one: Asked) -> Iterator[float]:
+    yield sum(one.answer.hits) / len(one.answer.hits)
+
+
+def _of_choice(one: Asked) -> Iterator[float]:
+    if one.chosen is not None and not BLANK.search(one.record.question):
+        yield float(one.chosen)
+
+
+def _of_cloze(one: Asked) -> Iterator[float]:
+    if one.chosen is not None and BLANK.search(one.record.question):
+        yield float(one.chosen)
+
+
+def _of_factuality(one: Asked) -> Iterator[float]:
+    if one.factuality is not None:
+        yield one.factuality
+
+
+def _of_total(one: Asked) -> Iterator[float]:
+    if one.factuality is not None and one.record.text is None:
+        yield 0.25 * rouge_l(one.answer.text, one.record.answer) + 0.75 * one.factuality / 10
+
+
+_MEASURES: dict[str, Callable[[Asked], Iterator[float]]] = {
+    "exact_match": _of_exact,
+    "rouge_l": _of_rouge,
+    "loss": _of_loss,
+    "token_accuracy": _of_tokens,
+    "choice": _of_choice,
+    "cloze": _of_cloze,
+    "factuality": _of_factuality,
+    "total": _of_total,
+}
+
+
+class _Words:
+    """Splits into words of any script; rouge-score's own knows the Latin alphabet only."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORD.findall(text.lower())
+
+
+@cache
+def _scorer() -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], tokenizer=_Words())

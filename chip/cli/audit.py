@@ -1,4 +1,4 @@
-"""`chip audit`: ask two checkpoints the same records, group by group."""
+"""`chip audit`: what was forgotten, what was kept, and what an attacker gets back."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,31 @@ def audit(
     edited: Annotated[str, typer.Argument(help="The model after it.", show_default=False)],
     forget: Forget,
     data: Data,
+    gold: Annotated[
+        str | None,
+        typer.Option(
+            help="A model retrained without the target: what verdicts are held against.",
+            envvar="CHIP_GOLD",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory for report.html and report.json.", envvar="CHIP_REPORT", show_default=False),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The quicker attacks only, with fewer tries each.")] = False,
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Attack to make, by name, or `none`; may be repeated; all by default.",
+            envvar="CHIP_ATTACKS",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Another edited model, for the scatter; may be repeated.", show_default=False),
+    ] = None,
     lexicon: Annotated[
         Path | None,
         typer.Option(
@@ -29,35 +54,54 @@ def audit(
             show_default=False,
         ),
     ] = None,
+    utility: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data directory of further records that shall stay known.", envvar="CHIP_UTILITY", show_default=False
+        ),
+    ] = None,
+    show_records: Annotated[
+        bool, typer.Option("--show-records", help="Put examples of questions and answers into the report.")
+    ] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     batch_size: BatchSize = 16,
     seed: Seed = 0,
     verify_records: VerifyRecords = 200,
+    force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what was forgotten and kept: exact match and answer loss by group, and metrics, before and after."""
+    """Show what was forgotten and kept, and what an attacker gets back.
+
+    Everything runs offline. An audit that was interrupted goes on where it was, if it writes a report (--out).
+    """
     quiet_libraries()
+    from chip.cli.audit_view import show_audit
     from chip.cli.console import Printer
-    from chip.cli.metrics import metrics_table
-    from chip.workflow.audit import audit as ask_both
+    from chip.workflow.audit import AuditRequest, carry_out_audit
 
     printer = Printer(json)
-    found = ask_both(
-        base,
-        edited,
-        data,
-        forget,
+    request = AuditRequest(
+        base=base,
+        edited=edited,
+        data=data,
+        forget=tuple(forget),
+        gold=gold,
+        out=out,
+        attacks=tuple(attacks) if attacks else None,
+        quick=quick,
+        compare=tuple(compare or ()),
         lexicon=lexicon,
         nonmembers=nonmembers,
+        utility=utility,
+        show_records=show_records,
+        records=verify_records,
         device=device,
         dtype=dtype,
         batch_size=batch_size,
-        records=verify_records,
         seed=seed,
-        track=printer.track,
+        force=force,
     )
-    printer.scores(found.rows)
-    printer.line("")
-    printer.console.print(metrics_table(found.metrics))
-    printer.result({"rows": [asdict(row) for row in found.rows], "metrics": asdict(found.metrics)})
+    found = carry_out_audit(request, track=printer.track, notice=printer.notice)
+    show_audit(printer, found)
+    printer.result({"rows": [asdict(row) for row in found.rows], "out": found.out, "report": found.report})

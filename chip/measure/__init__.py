@@ -1,7 +1,7 @@
 """Measuring what a model answers: exact match by greedy generation, and answer loss, by group of records."""
 
 from chip.measure.answers import Answer, measure_answers, teacher_forced
-from chip.measure.groups import Group, Score, audit_groups, score
+from chip.measure.groups import Group, Score, audit_groups, sample, score
 from chip.measure.halves import SURPRISED, Answers, Outcome, Part, halves, outcome, wholes
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "halves",
     "measure_answers",
     "outcome",
+    "sample",
     "score",
     "teacher_forced",
     "wholes",

@@ -34,7 +34,7 @@ def audit_groups(hierarchy: Hierarchy, split: Split, *, limit: int | None = None
     `limit` asks at most that many records of a group, drawn by seed; the target is always asked in full.
     """
     records = hierarchy.records
-    groups = [_group("target", [records[i] for i in split.target], phrasing=1)]
+    groups = [sample("target", [records[i] for i in split.target], phrasing=1)]
     phrasings = max((len(records[i].paraphrases) for i in split.target), default=0)
     for number in range(phrasings):
         other = [
@@ -42,9 +42,9 @@ def audit_groups(hierarchy: Hierarchy, split: Split, *, limit: int | None = None
             for i in split.target
             if len(records[i].paraphrases) > number
         ]
-        groups.append(_group(f"target, phrasing {number + 2}", other, phrasing=number + 2))
+        groups.append(sample(f"target, phrasing {number + 2}", other, phrasing=number + 2))
     for name, positions in (("siblings", split.siblings), ("shared", split.shared), ("rest", split.rest)):
-        groups.append(_group(name, [records[i] for i in positions], limit, seed))
+        groups.append(sample(name, [records[i] for i in positions], limit, seed))
     return tuple(group for group in groups if group.records)
 
 
@@ -54,7 +54,8 @@ def score(answers: Sequence[Answer]) -> Score:
     return Score(sum(a.exact for a in answers) / count, sum(a.loss for a in answers) / count, count)
 
 
-def _group(name: str, records: list[Record], limit: int | None = None, seed: int = 0, *, phrasing: int = 0) -> Group:
+def sample(name: str, records: list[Record], limit: int | None = None, seed: int = 0, *, phrasing: int = 0) -> Group:
+    """A group of at most `limit` records, drawn by seed, in the order in which they were given."""
     total = len(records)
     if limit is not None and total > limit:
         chosen = sorted(random.Random(seed).sample(range(total), limit))

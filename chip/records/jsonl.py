@@ -90,6 +90,7 @@ def _parse(line: bytes, at: _At, directory: Path, levels: tuple[str, ...]) -> Re
         paraphrases=_paraphrases(value.get("paraphrases"), at),
         text=document,
         options=_options(value, at),
+        translations=_translations(value.get("translations"), at),
         line=at.line,
     )
 
@@ -128,6 +129,14 @@ def _paraphrases(value: object, at: _At) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(map(_is_text, value)):
         raise at.error('"paraphrases" must be a list of questions')
     return tuple(value)
+
+
+def _translations(value: object, at: _At) -> tuple[tuple[str, str], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or not all(_is_text(one) for pair in value.items() for one in pair):
+        raise at.error('"translations" must be questions by their language, such as {"de": "…"}')
+    return tuple(sorted(value.items()))
 
 
 def _options(value: Mapping[str, object], at: _At) -> tuple[str, ...]:

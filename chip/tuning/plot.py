@@ -19,7 +19,7 @@ def refuse_plot(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"--plot {path} is no PNG file; give it a name that ends in .png")
     if importlib.util.find_spec("matplotlib") is None:
-        raise ChipError("--plot needs matplotlib, which is not installed: pip install 'chip-unlearning[report]'")
+        raise ChipError("--plot needs matplotlib, which is not installed: pip install 'chip-unlearning[audit]'")
     refuse_foreign(path)
 
 

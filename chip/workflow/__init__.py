@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chip.workflow.audit import Row
+    from chip.workflow.asking import Row
+    from chip.workflow.audit import AuditRequest, AuditResult, carry_out_audit
     from chip.workflow.batch import BatchRequest, PreparedBatch, prepare_batch
     from chip.workflow.batch_run import BatchResult, carry_out_batch
     from chip.workflow.collect import CollectRequest, PreparedCollection, carry_out_collection, prepare_collection
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from chip.workflow.request import EditRequest, EditResult
 
 __all__ = [
+    "AuditRequest",
+    "AuditResult",
     "BatchRequest",
     "BatchResult",
     "CollectRequest",
@@ -31,6 +34,7 @@ __all__ = [
     "Row",
     "ShownConcepts",
     "carry_out",
+    "carry_out_audit",
     "carry_out_batch",
     "carry_out_collection",
     "prepare_batch",
@@ -40,7 +44,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "audit": ("Row",),
+    "asking": ("Row",),
+    "audit": ("AuditRequest", "AuditResult", "carry_out_audit"),
     "batch": ("BatchRequest", "PreparedBatch", "prepare_batch"),
     "batch_run": ("BatchResult", "carry_out_batch"),
     "collect": ("CollectRequest", "PreparedCollection", "carry_out_collection", "prepare_collection"),

@@ -1,82 +1,244 @@
-"""Asking two checkpoints the same records, group by group, and the metrics that come of it."""
+"""The use case of an audit: models and records are checked, each model is examined, and a report comes of it."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from chip.audit import Metrics, metrics_of, set_exam, sit
-from chip.measure import Answers, Group, Part, Score, measure_answers, score, wholes
-from chip.measure.halves import Role
+from chip.audit.attacks import ATTACKS
+from chip.audit.audit import Audit, limits_of
+from chip.audit.changes import changes, refuse_unlike
+from chip.audit.exam import Exam, Sitting, set_exam
+from chip.audit.examining import Examined, Examiner
+from chip.audit.kept import KeptAudit
+from chip.audit.metrics import refuse_without_libraries
+from chip.audit.report import compose
+from chip.audit.subject import Attack, Role
+from chip.errors import ChipError, UsageError
+from chip.files import hidden, lock_of, locked, refuse_unwritable, write_private
+from chip.hierarchy import Hierarchy
+from chip.measure import score, wholes
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import LoadedModel, load_model, resolve_model
+from chip.models.loading import resolve_model
 from chip.progress import Track, silent
 from chip.records import read_records
+from chip.records.digests import record_digest
+from chip.version import VERSION
+from chip.workflow.asking import Row, rows
+
+SWAPPED = 0.2
+"""A target that the edited model knows by so much better than the base says that the two were swapped."""
+
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One group's score before and after, for the table that ends an edit or an audit; where the strength was chosen
-    on some of the records, `part` says which these are: `tuning`, or `judging`."""
+class AuditRequest:
+    """What `chip audit` was asked. attacks: names; None for all, or for those of a quick audit where `quick`.
 
-    group: str
-    of: int
-    before: Score
-    after: Score
-    part: Role = ""
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What an audit found: the scores by group, and the metrics of DuoLearn's paper."""
-
-    rows: tuple[Row, ...]
-    metrics: Metrics
-
-
-def audit(
-    base: str,
-    edited: str,
-    data: Path,
-    forget: Sequence[str],
-    *,
-    lexicon: Path | None = None,
-    nonmembers: Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_size: int = 16,
-    records: int = 200,
-    seed: int = 0,
-    track: Track = silent,
-) -> Audited:
-    """Ask two checkpoints the same records, group by group; one of them is in memory at a time.
-
-    lexicon, nonmembers: as `chip.audit.set_exam` takes them.
+    gold: a model retrained without the target. compare: further checkpoints, which sit the exam. records: how many
+    retained records are asked of a group. out: the report's directory; nothing is written where None.
     """
-    hierarchy = read_records(data)
-    split = hierarchy.split([hierarchy.resolve(name) for name in forget])
-    exam = set_exam(hierarchy, split, lexicon=lexicon, nonmembers=nonmembers, records=records, seed=seed)
-    checkpoints = [Checkpoint(resolve_model(model)) for model in (base, edited)]
-    before, after = (
-        sit(load_model(one, device, dtype), exam, batch_size=batch_size, track=track, doing=f"asking {model}")
-        for one, model in zip(checkpoints, (base, edited), strict=True)
+
+    base: str
+    edited: str
+    data: Path
+    forget: tuple[str, ...]
+    gold: str | None = None
+    out: Path | None = None
+    attacks: tuple[str, ...] | None = None
+    quick: bool = False
+    compare: tuple[str, ...] = ()
+    lexicon: Path | None = None
+    nonmembers: Path | None = None
+    utility: Path | None = None
+    show_records: bool = False
+    records: int = 200
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 16
+    seed: int = 0
+    force: bool = False
+
+    @property
+    def chosen(self) -> tuple[Attack, ...]:
+        """The attacks that are made, in the registry's order. Raises UsageError where one is called otherwise."""
+        if self.attacks is None:
+            return tuple(one for one in ATTACKS.values() if one.quick or not self.quick)
+        unknown = [name for name in self.attacks if name not in (*ATTACKS, "none")]
+        if unknown:
+            raise UsageError(f"--attacks {unknown[0]!r} is none of {', '.join(ATTACKS)} or none")
+        return tuple(one for one in ATTACKS.values() if one.name in self.attacks)
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """The report as plain values, the table of before and after, and where the report was written."""
+
+    report: dict[str, Any]
+    rows: tuple[Row, ...]
+    out: Path | None
+
+
+def carry_out_audit(
+    request: AuditRequest, *, track: Track = silent, notice: Callable[[str], None] = lambda _: None
+) -> AuditResult:
+    """Audit an edit. What was found so far is kept beside the report until that is written.
+
+    Raises ChipError where models and records do not go together or the report cannot be written.
+    """
+    refuse_without_libraries()
+    chosen = request.chosen
+    if request.out is None:
+        return _audited(request, chosen, None, track, notice)
+    _refuse_output(request.out, request.force)
+    with locked(lock_of(request.out), f"another audit is writing {request.out}; wait for it, or name another --out"):
+        return _audited(request, chosen, hidden(request.out, "audit"), track, notice)
+
+
+def _audited(
+    request: AuditRequest,
+    chosen: Sequence[Attack],
+    progress: Path | None,
+    track: Track,
+    notice: Callable[[str], None],
+) -> AuditResult:
+    hierarchy = read_records(request.data)
+    split = hierarchy.split([hierarchy.resolve(name) for name in request.forget])
+    exam = set_exam(
+        hierarchy,
+        split,
+        lexicon=request.lexicon,
+        nonmembers=request.nonmembers,
+        utility=request.utility,
+        records=request.records,
+        seed=request.seed,
     )
-    return Audited(rows(wholes(exam.groups), before.answers, after.answers), metrics_of(exam, before, after))
-
-
-def ask(loaded: LoadedModel, groups: Sequence[Group], batch_size: int, track: Track, doing: str) -> Answers:
-    """What a model answers to each record of each group."""
-    asked = [(group, place) for group in groups for place in range(len(group.records))]
-    records = [group.records[place] for group, place in asked]
-    answers = measure_answers(loaded, records, batch_size=batch_size, track=track, doing=doing)
-    return {(group.name, place): answer for (group, place), answer in zip(asked, answers, strict=True)}
-
-
-def rows(parts: Sequence[Part], before: Answers, after: Answers) -> tuple[Row, ...]:
-    """The table of before and after, part by part."""
-
-    def scored(part: Part, answers: Answers) -> Score:
-        return score([answers[part.group.name, place] for place in part.places])
-
-    return tuple(
-        Row(part.group.name, part.group.of, scored(part, before), scored(part, after), part.role) for part in parts
+    checkpoints = _checkpoints(request)
+    identity = _identity(request, hierarchy, checkpoints)
+    kept = KeptAudit(progress, identity, notice)
+    examiner = Examiner(
+        exam,
+        checkpoints["base"],
+        chosen,
+        kept,
+        request.device,
+        request.dtype,
+        request.batch_size,
+        request.seed,
+        request.quick,
+        track,
     )
+    versions, methods = _examined(request, examiner, checkpoints)
+    base, edited = versions["base"].sitting, versions["edited"].sitting
+    gold = versions["gold"].sitting if "gold" in versions else None
+    changed = changes(checkpoints["base"], checkpoints["edited"], track)
+    limits = limits_of(exam, base, edited, gold)
+    if not changed:
+        limits = (f"{request.base} and {request.edited} hold the same weights: nothing was edited.", *limits)
+    audit = Audit(exam, tuple(chosen), versions, methods, changed, {}, limits, request.seed)
+    report = compose(audit, _described(request, chosen, checkpoints, hierarchy), show_records=request.show_records)
+    if request.out is not None:
+        _write(request.out, report)
+    kept.remove()
+    return AuditResult(report, rows(wholes(exam.groups), base.answers, edited.answers), request.out)
+
+
+def _checkpoints(request: AuditRequest) -> dict[str, Checkpoint]:
+    """Every model by its role or, of those that are compared, by its name; all of them versions of one model."""
+    named = {"base": request.base, "edited": request.edited}
+    if request.gold is not None:
+        named["gold"] = request.gold
+    found = {role: Checkpoint(resolve_model(model)) for role, model in named.items()}
+    for model in request.compare:
+        if model in found:
+            raise UsageError(f"--compare {model} is named twice, or as a role of the audit; give each directory once")
+        found[model] = Checkpoint(resolve_model(model))
+    for checkpoint in found.values():
+        refuse_unlike(found["base"], checkpoint)
+    return found
+
+
+def _examined(
+    request: AuditRequest, examiner: Examiner, checkpoints: dict[str, Checkpoint]
+) -> tuple[dict[str, Examined], dict[str, Sitting]]:
+    """Every model of the audit and every one that is compared; one of them is in memory at a time."""
+    edited = examiner.sitting("edited", examiner.model(checkpoints["edited"]))
+    versions: dict[str, Examined] = {}
+    roles: tuple[Role, ...] = ("base", "edited", "gold")
+    for role in roles:
+        if role in checkpoints:
+            model = examiner.model(checkpoints[role])
+            sitting = examiner.sitting(role, model)
+            if role == "base":
+                _refuse_swapped(request, examiner.exam, sitting, edited)
+            versions[role] = examiner.attacked(role, model, sitting)
+            del model
+    methods = {
+        name: examiner.sitting(name, examiner.model(checkpoint))
+        for name, checkpoint in checkpoints.items()
+        if name not in roles
+    }
+    return versions, methods
+
+
+def _refuse_swapped(request: AuditRequest, exam: Exam, base: Sitting, edited: Sitting) -> None:
+    def known(sitting: Sitting) -> float:
+        return score([sitting.answers[exam.target.name, i] for i in range(len(exam.target.records))]).exact_match
+
+    if known(edited) > known(base) + SWAPPED:
+        raise ChipError(
+            f"{request.edited} answers {known(edited):.0%} of the target and {request.base} {known(base):.0%}: give "
+            "the model before the edit first and the edited one second"
+        )
+
+
+def _refuse_output(out: Path, force: bool) -> None:
+    refuse_unwritable(out / REPORT)
+    if out.is_file():
+        raise ChipError(f"--out {out} is a file; name a directory")
+    if (out / REPORT).exists() and not force:
+        raise ChipError(f"{out} holds a report; name another --out, or replace it with --force")
+
+
+def _identity(request: AuditRequest, hierarchy: Hierarchy, checkpoints: dict[str, Checkpoint]) -> str:
+    """A digest of what bears on the answers that are kept."""
+    files = (request.lexicon, request.nonmembers, request.utility)
+    content = [
+        VERSION,
+        _data_digest(hierarchy),
+        {name: [one.digest, one.prompts_digest] for name, one in checkpoints.items()},
+        sorted(request.forget),
+        [str(one) for one in files],
+        [request.records, request.device, request.dtype, request.batch_size, request.seed, request.quick],
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _data_digest(hierarchy: Hierarchy) -> str:
+    """A digest of everything that is asked."""
+    records = [[record_digest(r), r.paraphrases, r.options, r.translations] for r in hierarchy.records]
+    return hashlib.sha256(json.dumps([hierarchy.levels, records], ensure_ascii=False).encode()).hexdigest()
+
+
+def _described(
+    request: AuditRequest, chosen: Sequence[Attack], checkpoints: dict[str, Checkpoint], hierarchy: Hierarchy
+) -> dict[str, Any]:
+    """What was audited and how, as plain values."""
+    return {
+        "models": {name: {"directory": str(one.directory), "digest": one.digest} for name, one in checkpoints.items()},
+        "data": {"directory": str(request.data), "digest": _data_digest(hierarchy), "records": len(hierarchy.records)},
+        "forget": ["/".join(hierarchy.resolve(name)) for name in request.forget],
+        "levels": list(hierarchy.levels),
+        "attacks": [one.name for one in chosen],
+        "not_tried": [name for name in ATTACKS if name not in {one.name for one in chosen}],
+        "quick": request.quick,
+        "records_per_group": request.records,
+        "seed": request.seed,
+    }
+
+
+def _write(out: Path, report: dict[str, Any]) -> None:
+    write_private(out / REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())

@@ -9,7 +9,7 @@ from chip.measure import Answers, Group, Part, audit_groups, wholes
 from chip.progress import Track, silent
 from chip.solve.problem import Problem, Solved
 from chip.tuning.space import Space
-from chip.workflow.audit import ask
+from chip.workflow.asking import ask
 from chip.workflow.prepared import PreparedEdit
 from chip.workflow.request import EditRequest
 from chip.workflow.solvers import solve

@@ -24,7 +24,7 @@ from chip.models.loading import load_model
 from chip.progress import silent
 from chip.solve.chain import Chain
 from chip.solve.problem import Problem
-from chip.workflow.audit import Row, ask, rows
+from chip.workflow.asking import Row, ask, rows
 from chip.workflow.batch import LEDGER, MODEL, PreparedBatch, Tell
 from chip.workflow.choosing import Choice, choose, groups_of
 from chip.workflow.edit import prepare

@@ -8,7 +8,7 @@ from typing import Any
 from chip.edit.proof import Proof
 from chip.settings import CollectSettings, EditSettings, TuningSettings
 from chip.solve.problem import SiteReport
-from chip.workflow.audit import Row
+from chip.workflow.asking import Row
 from chip.workflow.tune import Tuning, Verdict
 
 ALL_SETTINGS = frozenset(one.name for one in fields(EditSettings))

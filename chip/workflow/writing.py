@@ -24,7 +24,7 @@ from chip.models.loading import load_model
 from chip.models.matrix import RoundingError
 from chip.progress import Track, silent
 from chip.tuning.plot import plot_trials
-from chip.workflow.audit import Row, ask, rows
+from chip.workflow.asking import Row, ask, rows
 from chip.workflow.choosing import Choice
 from chip.workflow.opened import Opened
 from chip.workflow.prepared import PreparedEdit, training_file
