@@ -1,38 +1,42 @@
 """Every method told to forget the same thing, as a user would type it, and audited beside a model retrained without it.
 
-A case is a model, its records and the nodes to forget. Each method runs as `chip edit` in a process of its own, for so
-many seconds of the processor at most. What was measured is kept in a file and not measured again, unless the command is
-another one by now; a method that reaches its limit, or fails, is kept as one that did.
+A case is a model, its records and the nodes to forget. Each method runs as `chip edit`, and what it leaves as
+`chip audit`, in processes of their own, the former for so many seconds of the processor at most. What was done is kept and not
+done again, unless the command is another one by now; a method that reaches its limit, or fails, is kept as one that did.
 """
 
 import json
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import typer
-from commands import METHODS, Ran, attempt, changed, run
+from commands import METHODS, attempt, changed, run
 
-from chip.audit import Exam, Sitting, metrics_of, set_exam, sit
 from chip.edit import load_edit
-from chip.models.checkpoint import Checkpoint
-from chip.models.loading import load_model
-from chip.records import read_records
 
 BEFORE, RETRAINED = "before", "retrained without the target"
+
 METRICS = ("forgetting_rate", "knowledge_preservation", "mia_resistance", "hmta")
+
+Outcome = dict[str, Any]
+"""One model, as plain values. command, seconds (of the processor, search and verification too), memory (its peak, MiB),
+tried (edits), goals_met (chip's own), numbers (how many the edit is made of), changed (parameters that differ), or
+problem, why there is no edit; and of the audit, audit (its command), groups (by name: records, exact match with its
+interval, loss in nats a token), metrics (those of docs/duolearn.md), distance (of the target's losses to the retrained
+model's, nats), findings (by attack, then probe), verdicts (by attack) and answers (gone, kept, stays gone)."""
 
 
 @dataclass(frozen=True)
 class Case:
     """Something to forget. about: what the target is, in words that name nobody. forget: nodes, by their whole paths.
-    gold: a model trained without them. strangers: records that no model here has seen, if there are any. records: how
-    many retained records are asked of a group."""
+    gold: a model trained without them. layers: of the
+    language model. strangers: records that no model here has seen, if there are any."""
 
     data_set: str
     level: str
@@ -41,133 +45,128 @@ class Case:
     data: Path
     forget: tuple[str, ...]
     gold: Path
-    gold_seconds: float
+    layers: int
     strangers: Path | None = None
-    records: int = 10_000
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a method may take: edits that it may try, and seconds of the processor."""
+    """What a method may take: edits that it may try, and seconds of the processor; and what its audit is told."""
 
     trials: int
     seconds: int
+    audit: str
 
-    def applied(self, flags: str) -> str:
+    def edit(self, flags: str) -> str:
         return flags if "--no-tune" in flags else f"{flags} --trials {self.trials}"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One model. matches: by group, the share of records answered in full by greedy generation; losses: nats a token of
-    the true answers. metrics: those of docs/duolearn.md by name, None where chip gives none. seconds: of the processor,
-    search and verification too. memory: its peak, in MiB. tried: edits. changed: parameters that differ. numbers: how
-    many the edit is made of. goals_met: chip's own. problem: why there is no model to measure, if so."""
-
-    matches: Mapping[str, float] = field(default_factory=dict)
-    losses: Mapping[str, float] = field(default_factory=dict)
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    seconds: float | None = None
-    memory: float | None = None
-    tried: int | None = None
-    changed: int | None = None
-    numbers: int | None = None
-    goals_met: bool | None = None
-    problem: str = ""
-
-
 class Kept:
-    """What was measured, by what it is of; the file is written anew after each."""
+    """What was done, by what it is of; the file is written anew after each."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        self.found: dict[str, Outcome] = json.loads(path.read_text()) if path.exists() else {}
 
-    def once(self, key: str, command: str, measure: Callable[[], Outcome]) -> None:
-        """Measure, unless it was measured under the same command."""
-        if key in self.found and self.found[key]["command"] == command:
-            return
-        self.found[key] = {"command": command, **asdict(measure())}
-        self._path.write_text(json.dumps(self.found, indent=1) + "\n")
-        typer.echo(f"{key}: {self.found[key]}", err=True)
-
-
-class Measuring:
-    """A case, its exam, and what the model made of it before anything was forgotten."""
-
-    def __init__(self, case: Case, folder: Path) -> None:
-        self._case, self._folder = case, folder
-        hierarchy = read_records(case.data)
-        split = hierarchy.split([hierarchy.resolve(node) for node in case.forget])
-        self._exam: Exam = set_exam(hierarchy, split, nonmembers=case.strangers, records=case.records)
-        self._before = self._sitting(case.model)
-
-    def before(self) -> Outcome:
-        return self._outcome(self._before)
-
-    def retrained(self) -> Outcome:
-        found = self._outcome(self._sitting(self._case.gold))
-        return Outcome(found.matches, found.losses, found.metrics, self._case.gold_seconds)
-
-    def edited(self, flags: str, limit: int) -> Outcome:
-        """Forget by `chip edit`, and ask what came of it."""
-        out, edit = self._folder / "edited", self._folder / "edited.edit.safetensors"
-        shutil.rmtree(out, ignore_errors=True)
-        forget = [flag for node in self._case.forget for flag in ("--forget", node)]
-        where = ["--data", str(self._case.data), "--out", str(out), "--edit-out", str(edit), "--force", "--json"]
-        ran = attempt(chip("edit", str(self._case.model), *shlex.split(flags), *forget, *where), self._folder, limit)
-        if ran.problem:
-            return Outcome(seconds=ran.seconds, memory=ran.memory, problem=ran.problem)
-        found = self._outcome(self._sitting(out))
-        changes = load_edit(edit).changes
-        return Outcome(
-            found.matches,
-            found.losses,
-            found.metrics,
-            ran.seconds,
-            ran.memory,
-            len((ran.said.get("tuning") or {}).get("trials", [None])),
-            changed(self._case.model, out),
-            sum(one.left.size + (0 if one.right is None else one.right.size) for one in changes),
-            (ran.said.get("verdict") or {}).get("met"),
-        )
-
-    def _sitting(self, model: Path) -> Sitting:
-        return sit(load_model(Checkpoint(model), "cpu"), self._exam, batch_size=32)
-
-    def _outcome(self, sitting: Sitting) -> Outcome:
-        metrics = metrics_of(self._exam, self._before, sitting)
-        answers = {
-            group.name: [sitting.answers[group.name, place] for place in range(len(group.records))]
-            for group in self._exam.groups
-        }
-        return Outcome(
-            {name: fmean(one.exact for one in found) for name, found in answers.items()},
-            {name: fmean(one.loss for one in found) for name, found in answers.items()},
-            {name: getattr(metrics, name).after for name in METRICS},
-        )
+    def once(self, key: str, step: str, command: str, do: Callable[[], Outcome]) -> None:
+        """Do a step and add what came of it, unless it was done by the same command."""
+        known = self.found.get(key, {})
+        if known.get(step) != command:
+            self.found[key] = {**known, **do(), step: command}
+            self._path.write_text(json.dumps(self.found, indent=1) + "\n")
+            typer.echo(f"{key}: {step} done", err=True)
 
 
 def measure(case: Case, bounds: Bounds, kept: Kept, folder: Path, methods: Mapping[str, str] = METHODS) -> None:
-    """Run what is not measured yet of a case. `folder` is where checkpoints come and go."""
+    """Do what is not done yet of a case. Under `folder` lie the edited checkpoints and the audits' reports."""
     folder.mkdir(parents=True, exist_ok=True)
-    measuring = Measuring(case, folder)
-    key = f"{case.data_set} | {case.level}"
-    kept.once(f"{key} | {BEFORE}", "", measuring.before)
-    kept.once(f"{key} | {RETRAINED}", "", measuring.retrained)
     for name, flags in methods.items():
-        command = bounds.applied(flags)
+        key, out = key_of(case, name), folder / _slug(name)
+        command = bounds.edit(flags.format(last=case.layers - 1))
         told = f"{command} within {bounds.seconds} s"
-        kept.once(f"{key} | {name}", told, lambda command=command: measuring.edited(command, bounds.seconds))
+        kept.once(key, "command", told, lambda: _edited(case, command, out, bounds.seconds))  # noqa: B023
+        if not kept.found[key].get("problem"):
+            kept.once(key, "audit", bounds.audit, lambda: _audited(case, bounds, out, kept))  # noqa: B023
 
 
-def collected(model: Path, data: Path, folder: Path) -> Ran:
+def key_of(case: Case, name: str) -> str:
+    return f"{case.data_set} | {case.level} | {name}"
+
+
+def collected(model: Path, data: Path, folder: Path) -> None:
     """The statistics of a data set, where every later request on its model looks for them."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{model.name}.statistics.safetensors"
-    return run(chip("collect", str(model), "--data", str(data), "--out", str(file), "--json"), folder)
+    if not file.exists():
+        run(_chip("collect", str(model), "--data", str(data), "--out", str(file), "--json"), folder)
 
 
-def chip(*arguments: str) -> list[str]:
+def _edited(case: Case, flags: str, out: Path, limit: int) -> Outcome:
+    edit = out.with_name(f"{out.name}.edit.safetensors")
+    shutil.rmtree(out, ignore_errors=True)
+    where = ["--out", str(out), "--edit-out", str(edit), "--force"]
+    ran = attempt(_chip("edit", str(case.model), *shlex.split(flags), *_asked(case), *where), out.parent, limit)
+    took = {"seconds": ran.seconds, "memory": ran.memory, "problem": ran.problem}
+    if ran.problem:
+        return took
+    return took | {
+        "tried": len((ran.said.get("tuning") or {}).get("trials", [None])),
+        "goals_met": (ran.said.get("verdict") or {}).get("met"),
+        "numbers": sum(one.left.size + (0 if one.right is None else one.right.size) for one in load_edit(edit).changes),
+        "changed": changed(case.model, out),
+    }
+
+
+def _audited(case: Case, bounds: Bounds, edited: Path, kept: Kept) -> Outcome:
+    """What the audit's report says of the edited model; what it says of the other two is kept beside."""
+    report = edited.with_name(f"{edited.name}-audit")
+    strangers = ["--nonmembers", str(case.strangers)] if case.strangers else []
+    where = ["--gold", str(case.gold), "--out", str(report), "--force"]
+    command = _chip(
+        "audit", str(case.model), str(edited), *shlex.split(bounds.audit), *strangers, *_asked(case), *where
+    )
+    ran = run(command, edited.parent)
+    found = json.loads((report / "report.json").read_text())
+    for name, role in ((BEFORE, "base"), (RETRAINED, "gold")):
+        kept.found[key_of(case, name)] = of_model(found, role)
+    answers = {name: found["summary"][f"is_{name}"] for name in ("gone", "kept")}
+    return of_model(found, "edited") | {
+        "verdicts": {one["name"]: one["verdict"] for one in found["attacks"]},
+        "answers": {**answers, "stays gone": found["summary"]["stays_gone"]},
+        "audit_seconds": ran.seconds,
+    }
+
+
+def of_model(report: Mapping[str, Any], role: str) -> Outcome:
+    """The numbers of a report that are of one of its models."""
+    groups = {}
+    for one in report["groups"]:
+        if not one["level"]:
+            match, loss = (one["measures"][role][name] for name in ("exact_match", "loss"))
+            groups[one["name"]] = {
+                "asked": one["asked"], "of": one["of"], "match": match["value"], "interval": match["interval"],
+                "loss": loss["value"],
+            }  # fmt: skip
+    published, when = report["published"]["edited" if role == "base" else role], "before" if role == "base" else "after"
+    return {
+        "groups": groups,
+        "metrics": {name: published[name][when] for name in METRICS},
+        "distance": report["distribution"].get(role, {}).get("distance"),
+        "findings": {
+            attack["name"]: {one["name"]: one["models"][role]["value"] for one in attack["findings"]}
+            for attack in report["attacks"]
+        },
+    }
+
+
+def _asked(case: Case) -> list[str]:
+    return ["--data", str(case.data), *(flag for node in case.forget for flag in ("--forget", node)), "--json"]
+
+
+def _slug(name: str) -> str:
+    return "-".join(re.findall(r"\w+", name.lower()))
+
+
+def _chip(*arguments: str) -> list[str]:
     """A command of chip, as this interpreter runs it."""
     return [sys.executable, "-m", "chip", *arguments]

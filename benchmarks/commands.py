@@ -16,8 +16,8 @@ from chip.models.loading import load_model
 METHODS = {
     "counterpart (default)": "--method counterpart",
     "oblique": "--method oblique",
-    "chip, paper's settings": "--method chip --layers 4-5 --top-k 10 --variance 0.95 --no-tune",
-    "chip, all layers": "--method chip --layers 0-5",
+    "chip, paper's settings": "--method chip --top-k 10 --variance 0.95 --no-tune",
+    "chip, all layers": "--method chip --layers 0-{last}",
     "duolearn, ε = 4 each trial": "--method duolearn --geometric-steps 10 --steps 30 --tune",
     "duolearn, without privacy": "--method duolearn --no-dp",
     "ga": "--method ga",
@@ -28,7 +28,7 @@ METHODS = {
     "rmu": "--method rmu",
     "idk": "--method idk",
 }
-"""By name, the flags of `chip edit`: what is given here no search changes."""
+"""By name, the flags of `chip edit`: what is given here no search changes. `{last}` is the number of the last layer."""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,10 @@ def consistent(records: Sequence[Record]) -> list[int]:
 def _wordings(records: Sequence[Record]) -> list[list[str]]:
     """By wording, the question of every record; a record that has fewer repeats its first."""
     most = max(len(one.paraphrases) for one in records)
-    return [[(one.question, *one.paraphrases, *[one.question] * most)[place] for one in records] for place in range(most + 1)]
+    return [
+        [(one.question, *one.paraphrases, *[one.question] * most)[place] for one in records]
+        for place in range(most + 1)
+    ]
 
 
 def _texts(records: Sequence[Record]) -> list[str]:

@@ -1,80 +1,76 @@
-"""Every method on small models that know real data by heart, at every level that the data have.
+"""Every method on small models that know real data by heart, at the levels that the data have.
 
-    python benchmarks/real.py --data DIR [--work DIR] [--only "hannover patient" …] [--method NAME …] [--trials 4]
+    python benchmarks/real.py --data DIR [--work DIR] [--only "hannover patient" …] [--method NAME …] [--whole]
 
 `DIR` holds `hannover`, `vqa_rad` and `tofu` as records; what is absent is left out. Models are trained, and trained again
 without each target, under `--work`; each method then runs as the command that a user would type. What was done is kept
-there and not done again, unless its command is another one by now. Writes `benchmarks/results/real.md` and `.json`:
-numbers alone, since records are nobody's to publish. About an hour and a half on one core.
+there and not done again, unless its command is another one by now. Writes `benchmarks/results/real.md` and `.json` after
+every case: numbers alone, since the records are not ours to publish. Some hours on one core.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from audited import Bounds, Case, Kept, collected, measure
 from chip.hospital.learning import Course
 from commands import METHODS
-from memorised import Learnt, Lesson, memorise
-from pages import Page, write_page
+from memorised import LAYERS, Lesson, memorise
+from pages import write_page
 
 from chip.cli.options import quiet_libraries
 from chip.hierarchy import Hierarchy, NodePath, is_under
 from chip.records import read_records
 
-ASKED = 200
-"""Retained records asked of a group; the target is asked in full."""
+Nodes = list[NodePath]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set. levels: by level, the fewest records of a target. chosen: which of its nodes at the first or second
-    depth are learnt, None for all. together: nodes that are forgotten at once instead of one."""
+    """A data set. levels: by level, the fewest records of a target. chosen: which nodes at `depth` are learnt, in words
+    `part`; all of them where None. together: nodes that are forgotten at once, instead of one."""
 
     lesson: Lesson
     levels: dict[str, int]
+    part: str = "all records"
     depth: int = 1
-    chosen: Callable[[list[NodePath]], list[NodePath]] | None = None
+    chosen: Callable[[Nodes], Nodes] | None = None
     together: Callable[[NodePath], bool] | None = None
-    about: str = ""
+
+    def whole(self) -> "Source":
+        return replace(self, part="all records", chosen=None)
 
 
-def _every_third(nodes: list[NodePath]) -> list[NodePath]:
-    return nodes[::3]
-
-
-def _forgotten_author(node: NodePath) -> bool:
+def _forget10(node: NodePath) -> bool:
     return node[0] >= "author_180"
 
 
-def _authors(nodes: list[NodePath]) -> list[NodePath]:
-    """The 20 of forget10, and the first 40 of the others."""
-    return [*nodes[:40], *filter(_forgotten_author, nodes)]
-
-
+COURSE = Course(batch=16, learning_rate=8e-4, learnt=0.6, settling=6, most_epochs=50)
 SOURCES = {
     "hannover": Source(
-        Lesson(1000, Course(batch=16, learning_rate=8e-4, learnt=0.6, settling=6, most_epochs=50)),
+        Lesson(1000, COURSE),
         {"patient": 15, "study": 6, "section": 4},
+        "every fourth patient in sorted order",
+        chosen=lambda nodes: nodes[::4],
     ),
     "tofu": Source(
-        Lesson(4000, Course(batch=16, learning_rate=1e-3, learnt=3.0, settling=6, most_epochs=50)),
+        Lesson(4000, replace(COURSE, learnt=3.0)),
         {"author": 20},
-        chosen=_authors,
-        together=_forgotten_author,
-        about="forget10's 20 authors and the first 40 of retain90",
+        "the 20 authors of forget10, and the first 20 of retain90",
+        chosen=lambda nodes: [*nodes[:20], *filter(_forget10, nodes)],
+        together=_forget10,
     ),
     "vqa_rad": Source(
-        Lesson(2000, Course(batch=16, learning_rate=8e-4, learnt=0.6, settling=6, most_epochs=50)),
-        {"image": 10, "question_type": 4, "organ": 100},
+        Lesson(2000, COURSE),
+        {"image": 10, "question_type": 4},
+        "every eighth image in sorted order",
         depth=2,
-        chosen=_every_third,
-        about="every third image in sorted order",
+        chosen=lambda nodes: nodes[::8],
     ),
 }
 
@@ -86,54 +82,79 @@ def main(
     method: Annotated[list[str], typer.Option(help="Names as in the table; all by default.")] = list(METHODS),  # noqa: B006
     trials: Annotated[int, typer.Option(help="Edits that each method may try.")] = 4,
     seconds: Annotated[int, typer.Option(help="Seconds of the processor that a method may take.")] = 240,
-    whole: Annotated[bool, typer.Option(help="Learn every record instead of the part that is chosen.")] = False,
+    audit: Annotated[str, typer.Option(help="What `chip audit` is told.")] = "--quick",
+    whole: Annotated[bool, typer.Option(help="Learn all records of every data set.")] = False,
 ) -> None:
-    """Run what is not measured yet, and write the results."""
+    """Do what is not done yet, and write the results."""
     quiet_libraries()
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
-    kept, bounds = Kept(work / "outcomes.json"), Bounds(trials, seconds)
-    for name, source in SOURCES.items():
-        if (data / name / "records.jsonl").is_file():
-            place = work / (f"{name}-whole" if whole and source.chosen else name)
-            for case in cases(name, replace(source, chosen=None) if whole else source, data / name, place):
-                if not only or f"{name} {case.level}" in only:
-                    measure(case, bounds, kept, place, {one: METHODS[one] for one in method})
+    kept, bounds = Kept(work / "outcomes.json"), Bounds(trials, seconds, audit)
+    there = {name: one for name, one in SOURCES.items() if (data / name / "records.jsonl").is_file()}
+    sources = {name: one.whole() if whole else one for name, one in there.items()}
+    every = {
+        name: cases(name, one, data / name, work / f"{name}-whole" if whole else work / name)
+        for name, one in sources.items()
+    }
+    methods = {name: METHODS[name] for name in method}
+    for name, found in every.items():
+        for case in found:
+            if not only or f"{name} {case.level}" in only:
+                train(case, sources[name].lesson)
+                measure(case, bounds, kept, folder_of(case), methods)
+                page(sources, [one for each in every.values() for one in each], kept, bounds)
 
 
-def chosen_records(directory: Path, data: Path, source: Source) -> Path:
-    """The data directory that is learnt: `data` itself, or a part of it with the same images."""
-    if source.chosen is None:
-        return data
-    if not directory.exists():
-        hierarchy = read_records(data)
-        nodes = set(source.chosen(sorted(node for node in hierarchy.nodes if len(node) == source.depth)))
-        lines = (data / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-        directory.mkdir(parents=True)
-        (directory / "dataset.json").write_bytes((data / "dataset.json").read_bytes())
-        if (data / "images").is_dir():
-            (directory / "images").symlink_to((data / "images").resolve())
-        kept = [line for line in lines if tuple(json.loads(line)["path"][: source.depth]) in nodes]
-        (directory / "records.jsonl").write_text("".join(kept), encoding="utf-8")
-    return directory
-
-
-def cases(name: str, source: Source, data: Path, place: Path) -> Iterator[Case]:
-    """By level, the case of its target; models are trained on the way."""
-    records = chosen_records(place / "records", data, source)
+def cases(name: str, source: Source, data: Path, place: Path) -> list[Case]:
+    """A case for every level; nothing is trained yet."""
+    records = chosen_records(place, data, source)
     hierarchy = read_records(records)
-    memorise(place / "model", records, source.lesson)
+    found = []
     for level, fewest in source.levels.items():
         nodes = targets(hierarchy, level, fewest, source.together)
-        gold = place / f"without-{level}"
-        learnt = memorise(gold, records, source.lesson, without=nodes)
-        forget = tuple("/".join(node) for node in nodes)
-        yield Case(name, level, place / "model", records, forget, gold, learnt.seconds, records=ASKED)
+        split = hierarchy.split(nodes)
+        about = f"{len(split.target)} of {len(hierarchy.records)} records"
+        about += f", {len(nodes)} nodes at once" if len(nodes) > 1 else ""
+        forget, gold = tuple("/".join(node) for node in nodes), place / f"without-{level}"
+        others = place / "strangers"
+        strangers = others if others.exists() else None
+        found.append(Case(name, level, about, place / "model", records, forget, gold, LAYERS, strangers))
+    return found
 
 
-def targets(
-    hierarchy: Hierarchy, level: str, fewest: int, together: Callable[[NodePath], bool] | None = None
-) -> list[NodePath]:
+def train(case: Case, lesson: Lesson) -> None:
+    """The model, its statistics, and the model without the target, where they are not there yet."""
+    memorise(case.model, case.data, lesson)
+    without = [tuple(node.split("/")) for node in case.forget]
+    memorise(case.gold, case.data, lesson, without=without)
+    collected(case.model, case.data, folder_of(case))
+
+
+def folder_of(case: Case) -> Path:
+    """Where a case's checkpoints and reports come and go."""
+    return case.gold.with_name(f"forgetting-{case.level}")
+
+
+def chosen_records(place: Path, data: Path, source: Source) -> Path:
+    """The data directory that is learnt: `data` itself, or a part of it beside `strangers`, the others."""
+    if source.chosen is None:
+        return data
+    hierarchy = read_records(data)
+    nodes = set(source.chosen(sorted(node for node in hierarchy.nodes if len(node) == source.depth)))
+    lines = (data / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    chosen = [tuple(json.loads(line)["path"][: source.depth]) in nodes for line in lines]
+    for name, wanted in (("records", True), ("strangers", False)):
+        if not (place / name / "records.jsonl").exists():
+            (place / name).mkdir(parents=True, exist_ok=True)
+            (place / name / "dataset.json").write_bytes((data / "dataset.json").read_bytes())
+            if (data / "images").is_dir() and not (place / name / "images").exists():
+                (place / name / "images").symlink_to((data / "images").resolve())
+            kept = (line for line, one in zip(lines, chosen, strict=True) if one is wanted)
+            (place / name / "records.jsonl").write_text("".join(kept), encoding="utf-8")
+    return place / "records"
+
+
+def targets(hierarchy: Hierarchy, level: str, fewest: int, together: Callable[[NodePath], bool] | None = None) -> Nodes:
     """The first node of a level, in sorted order, that holds at least so many records and stands beside another node of
     its level; or all that are to be forgotten together."""
     depth = hierarchy.levels.index(level) + 1
@@ -145,3 +166,36 @@ def targets(
         if children[node[:-1]] > 1 and sum(is_under(path, node) for path in hierarchy.paths) >= fewest:
             return [node]
     raise SystemExit(f"no {level} holds {fewest} records and has a neighbour")
+
+
+def page(sources: dict[str, Source], every: Iterable[Case], kept: Kept, bounds: Bounds) -> None:
+    """Write what is known so far."""
+    every = list(every)
+    trained: dict[str, dict[str, Any]] = {}
+    for case in every:
+        for model in (case.model, case.gold):
+            note = model.with_name(f"{model.name}.json")
+            if note.exists():
+                trained[f"{case.data_set}, {model.name}"] = json.loads(note.read_text())
+    lines = [
+        "Small models trained until they know real data by heart: a LLaVA with a tower of its own for 56-pixel images, or a",
+        "Llama, of 4 layers and a width of 128, from random weights (seed 0). The target is the first node of its level, in",
+        "sorted order, that holds enough records and has a neighbour (`SOURCES` in the script). A model is trained on",
+        "every wording of a question that the data have; the edit sees the first alone. *Known* is the share of",
+        "records answered in full, without those whose question about the same image has two answers in the data, which",
+        f"nobody can know; training ends after {COURSE.most_epochs} epochs, known or not. Of a group at most 200 records are asked, drawn by seed.",
+        "",
+        "| model | records | contradictory | parameters | epochs | known | loss | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, one in trained.items():
+        cells = (one["records"], one["records"] - one["consistent"], f"{one['parameters']:,}", one["epochs"])
+        measured = f"{one['known']:.3f} | {one['loss']:.3f} | {one['seconds']:.0f}"
+        lines.append(f"| {name} | {' | '.join(map(str, cells))} | {measured} |")
+    lines += ["", "What is learnt: " + "; ".join(f"{name}, {one.part}" for name, one in sources.items()) + "."]
+    lessons = {name: asdict(one.lesson) for name, one in sources.items()}
+    write_page("real", "Every method on real data", lines, every, kept.found, bounds, {**trained, "lessons": lessons})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,9 +1,9 @@
 """Every method on the example hospital and on its sub-word sibling, beside a model retrained without the target.
 
-    python benchmarks/hospital.py [--work DIR] [--hospital words] [--hospital sub-words]
+    python benchmarks/variants.py [--work DIR] [--hospital words] [--hospital sub-words]
 
 Builds each hospital, forgets a patient, a study, a section and an institution by every method, retrains without each,
-and writes `benchmarks/results/hospital.md` and `.json`. What was built or retrained is kept under `--work`, so that an
+and writes `benchmarks/results/variants.md` and `.json`. What was built or retrained is kept under `--work`, so that an
 interrupted run goes on where it stopped. About 25 minutes on one core, most of it retraining.
 """
 
@@ -168,11 +168,11 @@ def _write(outcomes: Sequence[Outcome]) -> None:
         "plans": {name: asdict(plan) for name, plan in HOSPITALS.items()},
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
-    (RESULTS / "hospital.json").write_text(json.dumps(content, indent=2) + "\n")
+    (RESULTS / "variants.json").write_text(json.dumps(content, indent=2) + "\n")
     lines = [
         "# The example hospital: every method at every level",
         "",
-        f"Made by `python benchmarks/hospital.py` with {', '.join(f'{k} {v}' for k, v in versions.items())}",
+        f"Made by `python benchmarks/variants.py` with {', '.join(f'{k} {v}' for k, v in versions.items())}",
         f"on {machine}. Exact match by greedy generation; *rephrased* is a wording that the model was",
         "trained on and the edit never saw; *rest* is everything else, shared records included. Losses are nats per",
         "answer token. *Words* is the share of the words generated for the target that stand in the records at all.",
@@ -187,7 +187,7 @@ def _write(outcomes: Sequence[Outcome]) -> None:
                 "",
                 *_table([o for o in outcomes if (o.hospital, o.level) == (name, level)]),
             ]
-    (RESULTS / "hospital.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "variants.md").write_text("\n".join(lines) + "\n")
 
 
 def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
