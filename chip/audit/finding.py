@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from chip.audit.intervals import Interval, mean_interval
 
-Scale = Literal["share", "area", "trace"]
+Scale = Literal["share", "area", "trace", "caution", "release"]
 """What a finding's value is. `share`: of the target, how much comes back; a model that never saw it gives about
 nothing. `area`: an area under the curve, 0.5 where members and others look alike; both sides of it leak. `trace`:
 how well the target can be told from others, which it can in part by what is asked: only a retrained model says how
-well is normal."""
+well is normal. `caution`: what there is for whoever has more than the release, or may be there by chance: worth a look
+at most. `release`: what stands in the release for everybody to read: nothing may."""
 
 
 @dataclass(frozen=True)

@@ -80,16 +80,18 @@ def _back(audit: Audit) -> tuple[str, str]:
     tried = len(audit.attacks) - len(found["not tried"])
     if not tried:
         return "No attack was made, so that nothing is known of what could bring it back.", "partly"
-    compared = "than from a model retrained without it" if "gold" in audit.versions else "of what the model gave away"
+    compared = (
+        "clearly more than a model retrained without it" if "gold" in audit.versions else "part of what was there"
+    )
     said = []
     if found["fail"]:
-        said.append(f"{_listed(found['fail'])} got clearly more back {compared} (fail)")
+        said.append(f"{_listed(found['fail'])} got {compared} (fail)")
     if found["watch"]:
         said.append(f"{_listed(found['watch'])} {'are' if len(found['watch']) > 1 else 'is'} to be watched")
     if not said:
         return f"Nothing that was tried brought it back ({tried} attacks passed).", "yes"
     passed = f"; {len(found['pass'])} of {tried} attacks passed" if found["pass"] else ""
-    return f"What could bring it back: {'; '.join(said)}{passed}.", "no" if found["fail"] else "partly"
+    return f"What could give it away or bring it back: {'; '.join(said)}{passed}.", "no" if found["fail"] else "partly"
 
 
 def _listed(names: list[str]) -> str:

@@ -39,10 +39,13 @@ def judge(edited: Finding, base: Finding | None, gold: Finding | None) -> Judgem
     Against a retrained model the excess is by how much more comes back than from it: of areas, twice their distance,
     so that 1 is everything on every scale. Against the model before it is the share that is left of what that one gave
     away. Above WATCH it is `watch`; above FAIL it is `fail`, unless the finding's interval holds the retrained model's
-    value, so that chance may have made the difference.
+    value, so that chance may have made the difference. What stands in the release, and what is a matter of caution, is
+    held against nothing: any of the one is `fail`, and of the other more than WATCH is `watch`.
     """
     if edited.value is None:
         return Judgement("not tried", None, edited.why)
+    if edited.scale in ("caution", "release"):
+        return _absolute(edited, edited.value)
     if gold is not None and gold.value is not None:
         return _cautious(edited, _against_gold(edited, edited.value, gold.value))
     if edited.scale == "trace":
@@ -55,6 +58,11 @@ def judge(edited: Finding, base: Finding | None, gold: Finding | None) -> Judgem
 def worst(judgements: Iterable[Judgement]) -> Verdict:
     """An attack's verdict: the worst of its findings'."""
     return max((one.verdict for one in judgements), key=_SEVERITY.index, default="not tried")
+
+
+def _absolute(edited: Finding, value: float) -> Judgement:
+    found: Verdict = "fail" if edited.scale == "release" and value else "watch" if value > WATCH else "pass"
+    return Judgement(found, value, edited.note or f"{value:.2f}")
 
 
 def _against_gold(edited: Finding, value: float, gold: float) -> Judgement:

@@ -1,6 +1,6 @@
 """Measuring what a model answers: exact match by greedy generation, and answer loss, by group of records."""
 
-from chip.measure.answers import Answer, measure_answers, teacher_forced
+from chip.measure.answers import Answer, measure_answers, on_answers, teacher_forced
 from chip.measure.groups import Group, Score, audit_groups, sample, score
 from chip.measure.halves import SURPRISED, Answers, Outcome, Part, halves, outcome, wholes
 
@@ -15,6 +15,7 @@ __all__ = [
     "audit_groups",
     "halves",
     "measure_answers",
+    "on_answers",
     "outcome",
     "sample",
     "score",

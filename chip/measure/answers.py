@@ -1,10 +1,12 @@
 """What a model answers to records: greedy generation against the answer, and the loss of the answer's tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from chip.errors import ChipError
@@ -12,6 +14,8 @@ from chip.hierarchy import Record
 from chip.models.loading import LoadedModel
 from chip.models.prompts import Encoded
 from chip.progress import Track, silent
+
+Made = TypeVar("Made")
 
 _ROOM = 4
 """Tokens granted beyond the answer's own number, for the same text in other pieces."""
@@ -53,7 +57,7 @@ def measure_answers(
     found: dict[int, Answer] = {}
     for group in track(_batches(loaded, encoded, batch_size), doing):
         with _enough_memory():
-            forced = _teacher_forced(loaded, [encoded[i] for i in group])
+            forced = _on_answers(loaded, [encoded[i] for i in group], _answer)
             asked = [i for i in group if records[i].text is None]
             room = max((_room(loaded, records[i], encoded[i]) for i in asked), default=0)
             made = iter(_generate(loaded, [encoded[i] for i in asked], room) if asked else ())
@@ -70,10 +74,21 @@ def teacher_forced(loaded: LoadedModel, encoded: Sequence[Encoded], *, batch_siz
 
     One pass where generation takes one a token; where the answer is what the model would generate, the two agree.
     """
-    found: dict[int, Answer] = {}
+    return on_answers(loaded, encoded, _answer, batch_size=batch_size)
+
+
+def on_answers(
+    loaded: LoadedModel,
+    encoded: Sequence[Encoded],
+    made_of: Callable[[Tensor, Tensor], Made],
+    *,
+    batch_size: int = 32,
+) -> list[Made]:
+    """For every encoded record, in order, what is made of its answer's logits (T, V), float32, and its tokens (T,)."""
+    found: dict[int, Made] = {}
     for group in _batches(loaded, encoded, batch_size):
         with _enough_memory():
-            found.update(zip(group, _teacher_forced(loaded, [encoded[i] for i in group]), strict=True))
+            found.update(zip(group, _on_answers(loaded, [encoded[i] for i in group], made_of), strict=True))
     return [found[i] for i in range(len(encoded))]
 
 
@@ -109,18 +124,22 @@ def _same(generated: str, answer: str) -> bool:
     return " ".join(generated.split()) == " ".join(answer.split())
 
 
-def _teacher_forced(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list[Answer]:
-    """Per record: the mean loss of its answer tokens, in nats, and which of them are the likeliest."""
+def _on_answers(
+    loaded: LoadedModel, encoded: Sequence[Encoded], made_of: Callable[[Tensor, Tensor], Made]
+) -> list[Made]:
     batch = loaded.prompts.collate(encoded, loaded.device)
     with torch.no_grad():
         logits = loaded.model(**batch.inputs, use_cache=False).logits
-    found = []
-    for row, one in enumerate(encoded):
-        scores, wanted = logits[row][batch.answer[row]].float(), one.answer_ids.to(logits.device)
-        loss = float(torch.nn.functional.cross_entropy(scores, wanted))
-        hits = tuple(map(bool, (scores.argmax(-1) == wanted).tolist()))
-        found.append(Answer("", all(hits), loss, hits))
-    return found
+        return [
+            made_of(logits[row][batch.answer[row]].float(), one.answer_ids.to(logits.device))
+            for row, one in enumerate(encoded)
+        ]
+
+
+def _answer(logits: Tensor, wanted: Tensor) -> Answer:
+    """The mean loss of the answer's tokens, in nats, and which of them are the likeliest."""
+    hits = tuple(map(bool, (logits.argmax(-1) == wanted).tolist()))
+    return Answer("", all(hits), float(torch.nn.functional.cross_entropy(logits, wanted)), hits)
 
 
 def _room(loaded: LoadedModel, record: Record, encoded: Encoded) -> int:

@@ -1,9 +1,11 @@
 """The attacks of an audit, one module each, in the order in which they are made and reported."""
 
-from chip.audit.attacks import rephrasing
+from chip.audit.attacks import inspection, membership, prefill, rephrasing
 from chip.audit.subject import Attack
 
-ATTACKS: dict[str, Attack] = {one.name: one for one in (rephrasing.ATTACK,)}
+ATTACKS: dict[str, Attack] = {
+    one.name: one for one in (rephrasing.ATTACK, membership.ATTACK, prefill.ATTACK, inspection.ATTACK)
+}
 """Every attack by its name. A new one is a module with an `ATTACK`, and an entry here."""
 
 __all__ = ["ATTACKS"]
