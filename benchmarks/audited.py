@@ -1,8 +1,9 @@
 """Every method told to forget the same thing, as a user would type it, and audited beside a model retrained without it.
 
-A case is a model, its records and the nodes to forget. Each method runs as `chip edit`, and what it leaves as
-`chip audit`, in processes of their own, the former for so many seconds of the processor at most. What was done is kept and not
-done again, unless the command is another one by now; a method that reaches its limit, or fails, is kept as one that did.
+A case is a model, its records and the nodes to forget. Each method runs as `chip edit` in a process of its own, for so
+many seconds of the processor at most, and what it leaves is examined by the code of `chip audit` in this one, where the
+models before and retrained are examined once a case. What was done is kept and not done again, unless it is asked for
+in another way by now; a method that reaches its limit, or fails, is kept as one that did.
 """
 
 import json
@@ -12,24 +13,37 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import typer
 from commands import METHODS, attempt, changed, run
 
+from chip.audit.attacks import ATTACKS
+from chip.audit.audit import Audit, limits_of
+from chip.audit.changes import changes
+from chip.audit.exam import set_exam
+from chip.audit.examining import Examined, Examiner
+from chip.audit.kept import KeptAudit
+from chip.audit.report import compose
+from chip.audit.subject import Role
 from chip.edit import load_edit
+from chip.models.checkpoint import Checkpoint
+from chip.progress import silent
+from chip.records import read_records
 
 BEFORE, RETRAINED = "before", "retrained without the target"
 
+QUICK = [name for name, attack in ATTACKS.items() if attack.quick]
 METRICS = ("forgetting_rate", "knowledge_preservation", "mia_resistance", "hmta")
 
 Outcome = dict[str, Any]
-"""One model, as plain values. command, seconds (of the processor, search and verification too), memory (its peak, MiB),
-tried (edits), goals_met (chip's own), numbers (how many the edit is made of), changed (parameters that differ), or
-problem, why there is no edit; and of the audit, audit (its command), groups (by name: records, exact match with its
-interval, loss in nats a token), metrics (those of docs/duolearn.md), distance (of the target's losses to the retrained
-model's, nats), findings (by attack, then probe), verdicts (by attack) and answers (gone, kept, stays gone)."""
+"""One model, as plain values. Of its edit: command, seconds (of the processor, search and verification too), memory
+(its peak, MiB), tried (edits), goals_met (chip's own), numbers (how many the edit is made of), changed (parameters that
+differ), or problem, why there is no edit. Of its audit: audit (the attacks), groups (by name: records, exact match with
+its interval, loss in nats a token), metrics (those of docs/duolearn.md), distance (of the target's losses to the
+retrained model's, nats), findings (by attack and probe), verdicts (by attack) and answers (gone, kept, stays gone)."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +65,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a method may take: edits that it may try, and seconds of the processor; and what its audit is told."""
+    """What a method may take: edits that it may try, and seconds of the processor; and the attacks of its audit."""
 
     trials: int
     seconds: int
-    audit: str
+    attacks: tuple[str, ...]
 
     def edit(self, flags: str) -> str:
         return flags if "--no-tune" in flags else f"{flags} --trials {self.trials}"
@@ -77,16 +91,49 @@ class Kept:
             typer.echo(f"{key}: {step} done", err=True)
 
 
+class Auditor:
+    """A quick audit of every edit of a case. The models before and retrained are examined once, and only if need be."""
+
+    def __init__(self, case: Case, attacks: tuple[str, ...]) -> None:
+        hierarchy = read_records(case.data)
+        split = hierarchy.split([hierarchy.resolve(node) for node in case.forget])
+        self._case, self._base = case, Checkpoint(case.model)
+        self._exam = set_exam(hierarchy, split, nonmembers=case.strangers)
+        self._attacks = tuple(ATTACKS[name] for name in attacks)
+
+    def report(self, edited: Path) -> dict[str, Any]:
+        """What `chip audit` writes to report.json."""
+        versions = {"base": self._before, "edited": self._examined("edited", edited), "gold": self._gold}
+        limits = limits_of(self._exam, *(versions[role].sitting for role in ("base", "edited", "gold")))
+        changed = changes(self._base, Checkpoint(edited), silent)
+        return compose(Audit(self._exam, self._attacks, versions, {}, changed, {}, limits), {}, show_records=False)
+
+    @cached_property
+    def _before(self) -> Examined:
+        return self._examined("base", self._case.model)
+
+    @cached_property
+    def _gold(self) -> Examined:
+        return self._examined("gold", self._case.gold)
+
+    def _examined(self, role: Role, directory: Path) -> Examined:
+        kept = KeptAudit(None, "", lambda _: None)
+        examiner = Examiner(self._exam, self._base, self._attacks, kept, "cpu", "auto", 32, 0, True, silent)
+        model = examiner.model(Checkpoint(directory))
+        return examiner.attacked(role, model, examiner.sitting(role, model))
+
+
 def measure(case: Case, bounds: Bounds, kept: Kept, folder: Path, methods: Mapping[str, str] = METHODS) -> None:
-    """Do what is not done yet of a case. Under `folder` lie the edited checkpoints and the audits' reports."""
+    """Do what is not done yet of a case. Under `folder` lie the edited checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
+    auditor = Auditor(case, bounds.attacks)
     for name, flags in methods.items():
         key, out = key_of(case, name), folder / _slug(name)
         command = bounds.edit(flags.format(last=case.layers - 1))
         told = f"{command} within {bounds.seconds} s"
         kept.once(key, "command", told, lambda: _edited(case, command, out, bounds.seconds))  # noqa: B023
-        if not kept.found[key].get("problem"):
-            kept.once(key, "audit", bounds.audit, lambda: _audited(case, bounds, out, kept))  # noqa: B023
+        if not kept.found[key]["problem"]:
+            kept.once(key, "audit", ", ".join(bounds.attacks), lambda: _audited(case, auditor, out, kept))  # noqa: B023
 
 
 def key_of(case: Case, name: str) -> str:
@@ -117,28 +164,20 @@ def _edited(case: Case, flags: str, out: Path, limit: int) -> Outcome:
     }
 
 
-def _audited(case: Case, bounds: Bounds, edited: Path, kept: Kept) -> Outcome:
+def _audited(case: Case, auditor: Auditor, edited: Path, kept: Kept) -> Outcome:
     """What the audit's report says of the edited model; what it says of the other two is kept beside."""
-    report = edited.with_name(f"{edited.name}-audit")
-    strangers = ["--nonmembers", str(case.strangers)] if case.strangers else []
-    where = ["--gold", str(case.gold), "--out", str(report), "--force"]
-    command = _chip(
-        "audit", str(case.model), str(edited), *shlex.split(bounds.audit), *strangers, *_asked(case), *where
-    )
-    ran = run(command, edited.parent)
-    found = json.loads((report / "report.json").read_text())
+    report = auditor.report(edited)
     for name, role in ((BEFORE, "base"), (RETRAINED, "gold")):
-        kept.found[key_of(case, name)] = of_model(found, role)
-    answers = {name: found["summary"][f"is_{name}"] for name in ("gone", "kept")}
-    return of_model(found, "edited") | {
-        "verdicts": {one["name"]: one["verdict"] for one in found["attacks"]},
-        "answers": {**answers, "stays gone": found["summary"]["stays_gone"]},
-        "audit_seconds": ran.seconds,
+        kept.found[key_of(case, name)] = of_model(report, role)
+    answers = {name: report["summary"][f"is_{name}"] for name in ("gone", "kept")}
+    return of_model(report, "edited") | {
+        "verdicts": {one["name"]: one["verdict"] for one in report["attacks"]},
+        "answers": {**answers, "stays gone": report["summary"]["stays_gone"]},
     }
 
 
 def of_model(report: Mapping[str, Any], role: str) -> Outcome:
-    """The numbers of a report that are of one of its models."""
+    """The numbers of a report that are of one of its models; no node is named."""
     groups = {}
     for one in report["groups"]:
         if not one["level"]:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import torch
 import typer
-from audited import Bounds, Case, Kept, collected, measure
+from audited import QUICK, Bounds, Case, Kept, collected, measure
 from chip.hospital import HospitalPlan, build_hospital, train_model, write_records
 from chip.hospital.plan import LEVELS
 from commands import METHODS
@@ -33,7 +33,7 @@ STRANGERS = HospitalPlan(seed=2)
 """Whom no model here has seen: the non-members of the membership attack."""
 
 KNOWN = ("lakeside", "patient_123", "study_123_1", "study_123_1/INDICATION")
-"""By level, the target in the hospitals of the example's seed; in others it is the first of its level, in sorted order."""
+"""By level, the target in hospitals of the example's seed; in others it is the first of its level, in sorted order."""
 
 
 def main(
@@ -42,13 +42,13 @@ def main(
     method: Annotated[list[str], typer.Option(help="Names as in the table; all by default.")] = list(METHODS),  # noqa: B006
     trials: Annotated[int, typer.Option(help="Edits that each method may try.")] = 4,
     seconds: Annotated[int, typer.Option(help="Seconds of the processor that a method may take.")] = 240,
-    audit: Annotated[str, typer.Option(help="What `chip audit` is told.")] = "--quick",
+    attack: Annotated[list[str], typer.Option(help="Attacks of the audit; those of a quick one by default.")] = QUICK,
 ) -> None:
     """Do what is not done yet, and write the results."""
     quiet_libraries()
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
-    kept, bounds = Kept(work / "outcomes.json"), Bounds(trials, seconds, audit)
+    kept, bounds = Kept(work / "outcomes.json"), Bounds(trials, seconds, tuple(attack))
     if not (work / "strangers").exists():
         write_records(work / "strangers", STRANGERS)
     every = [case for name, plan in PLANS.items() for case in cases(name, plan, work)]
@@ -107,12 +107,13 @@ def page(every: list[Case], kept: Kept, bounds: Bounds) -> None:
     notes = {f"{case.data_set}, {case.gold.name}": case.gold.with_name(f"{case.gold.name}.json") for case in every}
     trained = {name: json.loads(note.read_text()) for name, note in notes.items() if note.exists()}
     lines = [
-        "Synthetic hospitals and the small LLaVA that knows each of them by heart (`PLANS` in the script); a model",
-        "retrained without each target from the same first weights. Phrasing 1 is the target's as the edit sees it, 2 was",
-        "trained on too, 3 never. Non-members of the membership attack are the records of another hospital.",
+        "Synthetic hospitals and the small LLaVA that knows each of them by heart (`PLANS` in the script); a",
+        "model retrained without each target starts from the same weights. The edit sees the target's first",
+        "phrasing; the second was trained on too, the third never. Non-members of the membership attack are",
+        "another hospital's records.",
     ]
-    plans = {name: asdict(plan) for name, plan in PLANS.items()}
-    write_page("hospital", "Every method on synthetic hospitals", lines, every, kept.found, bounds, {**trained, "plans": plans})
+    models = {**trained, "plans": {name: asdict(plan) for name, plan in PLANS.items()}}
+    write_page("hospital", "Every method on synthetic hospitals", lines, every, kept.found, bounds, models)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from transformers import LlavaForConditionalGeneration
 from chip.hierarchy import NodePath, Record, is_under
 from chip.records import read_records
 
-
 LAYERS = 4
 
 

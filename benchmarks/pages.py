@@ -1,5 +1,5 @@
-"""The page and the JSON of an audited benchmark: a table for each case, its rows the model before, the retrained one and
-every method. Numbers only: no node is named and no record quoted."""
+"""The page and the JSON of an audited benchmark: a table for each case, its rows the model before, the retrained one
+and every method. Numbers alone: no record is quoted."""
 
 import json
 import platform
@@ -19,11 +19,12 @@ SHORT = {
     "forgetting_rate": "FR", "knowledge_preservation": "KPR", "mia_resistance": "MIA resistance", "hmta": "HMTA",
 }  # fmt: skip
 COLUMNS = """\
-Matches are shares of records answered in full by greedy generation, *target* with its 95 % interval; losses are nats a
-token of the target's true answers, and *distance* how far their distribution is from the retrained model's (Wasserstein,
-nats). FR, KPR, MIA resistance and HMTA are those of [docs/duolearn.md](../../docs/duolearn.md#metrics). *Gone*, *kept*
-and *stays gone* are the three answers of the report's first screen, then come its verdicts, attack by attack, held
-against the retrained model. *Met* says whether the goals of `chip edit` were; *seconds* are of the processor."""
+Matches are shares of records answered in full by greedy generation, *target* with its 95 % interval; of how many
+records stands in brackets. *Loss* is nats a token of the target's true answers, *distance* how far their
+distribution is from the retrained model's (Wasserstein, nats). FR, KPR, MIA resistance and HMTA are those of
+[docs/duolearn.md](../../docs/duolearn.md#metrics). *Gone*, *kept* and *stays gone* are the three answers of the
+report's first screen, then come its verdicts, attack by attack, held against the retrained model. *Met* says
+whether the goals of `chip edit` were; *seconds* are of the processor."""
 
 
 def write_page(
@@ -35,8 +36,8 @@ def write_page(
     bounds: Bounds,
     models: Mapping[str, Any],
 ) -> None:
-    """Write `results/<name>.md` and `.json`: an introduction, and what is known of each case. models: what is to be told
-    of those that were trained, by name."""
+    """Write `results/<name>.md` and `.json`: an introduction, and what is known of each case. models: what is to be
+    told of those that were trained, by name."""
     versions = {"chip": VERSION, "torch": torch.__version__, "transformers": transformers.__version__}
     machine = f"{platform.machine()}, 1 thread, no accelerator, other work beside it"
     known = [case for case in cases if key_of(case, BEFORE) in found]
@@ -49,7 +50,8 @@ def write_page(
         *lines,
         "",
         f"Every method is one `chip edit`, which may try {bounds.trials} edits before it settles for one and may take "
-        f"{bounds.seconds} s of the processor, and one `chip audit {bounds.audit}`.",
+        f"{bounds.seconds} s of the processor;",
+        f"what it leaves is audited by quick attacks: {', '.join(bounds.attacks)}.",
         *COLUMNS.splitlines(),
     ]
     for case in known:
@@ -65,7 +67,7 @@ def write_page(
         "versions": versions,
         "trials": bounds.trials,
         "seconds": bounds.seconds,
-        "audit": bounds.audit,
+        "attacks": bounds.attacks,
         "models": models,
         "outcomes": outcomes,
     }

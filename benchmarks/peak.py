@@ -1,5 +1,5 @@
-"""Runs a command and writes what it took, as JSON: `python benchmarks/peak.py FILE SECONDS COMMAND …`, exit status as its
-own; after so many seconds of the processor it is ended, after 0 never.
+"""Runs a command and writes what it took, as JSON: `python benchmarks/peak.py FILE SECONDS COMMAND …`, exit status as
+its own. After so many seconds of the processor the command is ended; 0 sets no limit.
 
 A process counts the memory of the one that started it as its own peak, so a command that is to be measured is started
 from here, which is small, and not from a benchmark that has loaded a model.

@@ -2,10 +2,11 @@
 
     python benchmarks/real.py --data DIR [--work DIR] [--only "hannover patient" …] [--method NAME …] [--whole]
 
-`DIR` holds `hannover`, `vqa_rad` and `tofu` as records; what is absent is left out. Models are trained, and trained again
-without each target, under `--work`; each method then runs as the command that a user would type. What was done is kept
-there and not done again, unless its command is another one by now. Writes `benchmarks/results/real.md` and `.json` after
-every case: numbers alone, since the records are not ours to publish. Some hours on one core.
+`DIR` holds `hannover`, `vqa_rad` and `tofu` as records; what is absent is left out. Models are trained, and trained
+again without each target, under `--work`; each method then runs as the command that a user would type. What was
+done is kept there and not done again, unless its command is another one by now. Writes `benchmarks/results/real.md`
+and `.json` after every case: numbers alone, since the records are not ours to publish. Some hours on one core;
+`--whole` takes days.
 """
 
 import json
@@ -17,7 +18,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from audited import Bounds, Case, Kept, collected, measure
+from audited import QUICK, Bounds, Case, Kept, collected, measure
+from chip.hospital.folders import new_directory
 from chip.hospital.learning import Course
 from commands import METHODS
 from memorised import LAYERS, Lesson, memorise
@@ -82,14 +84,14 @@ def main(
     method: Annotated[list[str], typer.Option(help="Names as in the table; all by default.")] = list(METHODS),  # noqa: B006
     trials: Annotated[int, typer.Option(help="Edits that each method may try.")] = 4,
     seconds: Annotated[int, typer.Option(help="Seconds of the processor that a method may take.")] = 240,
-    audit: Annotated[str, typer.Option(help="What `chip audit` is told.")] = "--quick",
+    attack: Annotated[list[str], typer.Option(help="Attacks of the audit; those of a quick one by default.")] = QUICK,
     whole: Annotated[bool, typer.Option(help="Learn all records of every data set.")] = False,
 ) -> None:
     """Do what is not done yet, and write the results."""
     quiet_libraries()
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
-    kept, bounds = Kept(work / "outcomes.json"), Bounds(trials, seconds, audit)
+    kept, bounds = Kept(work / "outcomes.json"), Bounds(trials, seconds, tuple(attack))
     there = {name: one for name, one in SOURCES.items() if (data / name / "records.jsonl").is_file()}
     sources = {name: one.whole() if whole else one for name, one in there.items()}
     every = {
@@ -141,17 +143,22 @@ def chosen_records(place: Path, data: Path, source: Source) -> Path:
         return data
     hierarchy = read_records(data)
     nodes = set(source.chosen(sorted(node for node in hierarchy.nodes if len(node) == source.depth)))
-    lines = (data / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (data / "records.jsonl").read_text(encoding="utf-8").splitlines()
     chosen = [tuple(json.loads(line)["path"][: source.depth]) in nodes for line in lines]
     for name, wanted in (("records", True), ("strangers", False)):
-        if not (place / name / "records.jsonl").exists():
-            (place / name).mkdir(parents=True, exist_ok=True)
-            (place / name / "dataset.json").write_bytes((data / "dataset.json").read_bytes())
-            if (data / "images").is_dir() and not (place / name / "images").exists():
-                (place / name / "images").symlink_to((data / "images").resolve())
-            kept = (line for line, one in zip(lines, chosen, strict=True) if one is wanted)
-            (place / name / "records.jsonl").write_text("".join(kept), encoding="utf-8")
+        if not (place / name).exists():
+            with new_directory(place / name) as folder:
+                _copy(folder, data, [line for line, one in zip(lines, chosen, strict=True) if one is wanted])
     return place / "records"
+
+
+def _copy(folder: Path, data: Path, lines: list[str]) -> None:
+    """Some lines of a data directory as one of their own, with the images that they show."""
+    (folder / "dataset.json").write_bytes((data / "dataset.json").read_bytes())
+    (folder / "records.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    for image in {json.loads(line).get("image") for line in lines} - {None}:
+        (folder / image).parent.mkdir(exist_ok=True)
+        (folder / image).write_bytes((data / image).read_bytes())
 
 
 def targets(hierarchy: Hierarchy, level: str, fewest: int, together: Callable[[NodePath], bool] | None = None) -> Nodes:
@@ -178,12 +185,13 @@ def page(sources: dict[str, Source], every: Iterable[Case], kept: Kept, bounds: 
             if note.exists():
                 trained[f"{case.data_set}, {model.name}"] = json.loads(note.read_text())
     lines = [
-        "Small models trained until they know real data by heart: a LLaVA with a tower of its own for 56-pixel images, or a",
-        "Llama, of 4 layers and a width of 128, from random weights (seed 0). The target is the first node of its level, in",
-        "sorted order, that holds enough records and has a neighbour (`SOURCES` in the script). A model is trained on",
-        "every wording of a question that the data have; the edit sees the first alone. *Known* is the share of",
-        "records answered in full, without those whose question about the same image has two answers in the data, which",
-        f"nobody can know; training ends after {COURSE.most_epochs} epochs, known or not. Of a group at most 200 records are asked, drawn by seed.",
+        "Small models trained until they know real data by heart: a LLaVA that sees 56 pixels a side, or a Llama,",
+        "of 4 layers and a width of 128, from random weights (seed 0). The target is the first node of its level,",
+        "in sorted order, that holds enough records and has a neighbour (`SOURCES` in the script). Models are",
+        "trained on every wording of a question that the data have; the edit sees the first alone. *Known* is the",
+        "share of records answered in full, without the contradictory ones, whose question about the same image",
+        f"has two answers in the data; training ends after {COURSE.most_epochs} epochs, known or not. Of a group",
+        "at most 200 records are asked.",
         "",
         "| model | records | contradictory | parameters | epochs | known | loss | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -77,9 +77,7 @@ def learn(
     return epoch
 
 
-def draw_by_length(
-    phrasings: Sequence[Sequence[Example]], size: int, pad: int, rng: random.Random
-) -> Iterator[Batch]:
+def draw_by_length(phrasings: Sequence[Sequence[Example]], size: int, pad: int, rng: random.Random) -> Iterator[Batch]:
     """An epoch: every record once, in random order, in one of its wordings, `phrasings[p][record]`; records of like
     length side by side, `size` at a time."""
     count, drawn = len(phrasings[0]), POOL * size

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .model import build_exam_tokenizer, build_model
 from .plan import ExamPlan
-from .questions import ExamRecord, read_exam
+from .questions import read_exam
 
 COURSE = Course(batch=24, learning_rate=1.5e-3, learnt=1.0)
 
