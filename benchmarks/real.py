@@ -26,7 +26,7 @@ from memorised import LAYERS, Lesson, memorise
 from pages import write_page
 
 from chip.cli.options import quiet_libraries
-from chip.hierarchy import Hierarchy, NodePath, is_under
+from chip.hierarchy import Hierarchy, NodePath
 from chip.records import read_records
 
 Nodes = list[NodePath]
@@ -169,8 +169,9 @@ def targets(hierarchy: Hierarchy, level: str, fewest: int, together: Callable[[N
     if together is not None:
         return [node for node in nodes if together(node)]
     children = Counter(node[:-1] for node in nodes)
+    records = Counter(path[:depth] for path in hierarchy.paths)
     for node in nodes:
-        if children[node[:-1]] > 1 and sum(is_under(path, node) for path in hierarchy.paths) >= fewest:
+        if children[node[:-1]] > 1 and records[node] >= fewest:
             return [node]
     raise SystemExit(f"no {level} holds {fewest} records and has a neighbour")
 

@@ -1,4 +1,4 @@
-"""Every method on the example hospital and on its sub-word sibling, beside a model retrained without the target.
+"""Variants of the training-free methods on the example hospital and its sub-word sibling, beside retrained models.
 
     python benchmarks/variants.py [--work DIR] [--hospital words] [--hospital sub-words]
 
@@ -170,7 +170,7 @@ def _write(outcomes: Sequence[Outcome]) -> None:
     }
     (RESULTS / "variants.json").write_text(json.dumps(content, indent=2) + "\n")
     lines = [
-        "# The example hospital: every method at every level",
+        "# The example hospital: variants of the training-free methods",
         "",
         f"Made by `python benchmarks/variants.py` with {', '.join(f'{k} {v}' for k, v in versions.items())}",
         f"on {machine}. Exact match by greedy generation; *rephrased* is a wording that the model was",
