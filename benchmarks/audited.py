@@ -62,6 +62,11 @@ class Case:
     layers: int
     strangers: Path | None = None
 
+    @property
+    def folder(self) -> Path:
+        """Where its edited checkpoints lie, and the statistics of its data."""
+        return self.model.with_name("edited")
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -123,12 +128,12 @@ class Auditor:
         return examiner.attacked(role, model, examiner.sitting(role, model))
 
 
-def measure(case: Case, bounds: Bounds, kept: Kept, folder: Path, methods: Mapping[str, str] = METHODS) -> None:
-    """Do what is not done yet of a case. Under `folder` lie the edited checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
+def measure(case: Case, bounds: Bounds, kept: Kept, methods: Mapping[str, str] = METHODS) -> None:
+    """Do what is not done yet of a case."""
+    collected(case)
     auditor = Auditor(case, bounds.attacks)
     for name, flags in methods.items():
-        key, out = key_of(case, name), folder / _slug(name)
+        key, out = key_of(case, name), case.folder / f"{case.level}-{_slug(name)}"
         command = bounds.edit(flags.format(last=case.layers - 1))
         told = f"{command} within {bounds.seconds} s"
         kept.once(key, "command", told, lambda: _edited(case, command, out, bounds.seconds))  # noqa: B023
@@ -140,12 +145,12 @@ def key_of(case: Case, name: str) -> str:
     return f"{case.data_set} | {case.level} | {name}"
 
 
-def collected(model: Path, data: Path, folder: Path) -> None:
+def collected(case: Case) -> None:
     """The statistics of a data set, where every later request on its model looks for them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{model.name}.statistics.safetensors"
+    case.folder.mkdir(parents=True, exist_ok=True)
+    file = case.folder / f"{case.model.name}.statistics.safetensors"
     if not file.exists():
-        run(_chip("collect", str(model), "--data", str(data), "--out", str(file), "--json"), folder)
+        run(_chip("collect", str(case.model), "--data", str(case.data), "--out", str(file), "--json"), case.folder)
 
 
 def _edited(case: Case, flags: str, out: Path, limit: int) -> Outcome:

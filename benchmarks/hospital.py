@@ -14,7 +14,7 @@ from typing import Annotated
 
 import torch
 import typer
-from audited import QUICK, Bounds, Case, Kept, collected, measure
+from audited import QUICK, Bounds, Case, Kept, measure
 from chip.hospital import HospitalPlan, build_hospital, train_model, write_records
 from chip.hospital.plan import LEVELS
 from commands import METHODS
@@ -55,7 +55,7 @@ def main(
     for case in every:
         if not only or f"{case.data_set}, {case.level}" in only:
             train(case, PLANS[case.data_set])
-            measure(case, bounds, kept, folder_of(case), {name: METHODS[name] for name in method})
+            measure(case, bounds, kept, {name: METHODS[name] for name in method})
             page(every, kept, bounds)
 
 
@@ -87,19 +87,13 @@ def cases(name: str, plan: HospitalPlan, work: Path) -> list[Case]:
 
 
 def train(case: Case, plan: HospitalPlan) -> None:
-    """The model, its statistics, and the model without the target, where they are not there yet."""
+    """The model, and the model without the target, where they are not there yet."""
     build_hospital(case.model.parent, plan)
     if not case.gold.exists():
         summary = train_model(
             case.gold, case.data, plan, without=[tuple(node.split("/")) for node in case.forget], progress=False
         )
         case.gold.with_name(f"{case.gold.name}.json").write_text(json.dumps(asdict(summary)) + "\n")
-    collected(case.model, case.data, folder_of(case))
-
-
-def folder_of(case: Case) -> Path:
-    """Where a case's checkpoints and reports come and go."""
-    return case.gold.with_name(f"forgetting-{case.level}")
 
 
 def page(every: list[Case], kept: Kept, bounds: Bounds) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from audited import QUICK, Bounds, Case, Kept, collected, measure
+from audited import QUICK, Bounds, Case, Kept, measure
 from chip.hospital.folders import new_directory
 from chip.hospital.learning import Course
 from commands import METHODS
@@ -103,7 +103,7 @@ def main(
         for case in found:
             if not only or f"{name} {case.level}" in only:
                 train(case, sources[name].lesson)
-                measure(case, bounds, kept, folder_of(case), methods)
+                measure(case, bounds, kept, methods)
                 page(sources, [one for each in every.values() for one in each], kept, bounds)
 
 
@@ -125,16 +125,10 @@ def cases(name: str, source: Source, data: Path, place: Path) -> list[Case]:
 
 
 def train(case: Case, lesson: Lesson) -> None:
-    """The model, its statistics, and the model without the target, where they are not there yet."""
+    """The model, and the model without the target, where they are not there yet."""
     memorise(case.model, case.data, lesson)
     without = [tuple(node.split("/")) for node in case.forget]
     memorise(case.gold, case.data, lesson, without=without)
-    collected(case.model, case.data, folder_of(case))
-
-
-def folder_of(case: Case) -> Path:
-    """Where a case's checkpoints and reports come and go."""
-    return case.gold.with_name(f"forgetting-{case.level}")
 
 
 def chosen_records(place: Path, data: Path, source: Source) -> Path:

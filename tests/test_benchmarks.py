@@ -1,5 +1,5 @@
-"""What the benchmarks promise of themselves: the rules by which data and targets are chosen, that nothing is done twice,
-and that what is told of a method names nobody. Real data are looked at where they are."""
+"""What the benchmarks promise of themselves: how data and targets are chosen, that nothing is done twice, and
+that what is told of a method names nobody. Real data are looked at where they are."""
 
 import json
 import sys
@@ -83,18 +83,18 @@ def test_a_command_is_ended_at_its_limit_and_one_that_fails_says_why(tmp_path: P
 
 
 def test_a_method_is_run_audited_and_told_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], llama_directory: Path, text_data: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text_data: Path
 ) -> None:
-    gold = tiny_models.text_model(tmp_path / "gold", "llama")
+    model, gold = (tiny_models.text_model(tmp_path / name, "llama") for name in ("model", "gold"))
     forget = ("inst_0/patient_0",)
-    case = Case("tiny", "patient", "a patient", llama_directory, text_data, forget, gold, layers=3)
+    case = Case("tiny", "patient", "a patient", model, text_data, forget, gold, layers=3)
     kept, bounds = Kept(tmp_path / "kept.json"), Bounds(1, 300, ("rephrasing",))
     methods = {"chip": "--method chip --layers 0-{last} --no-tune", "wrong": "--method chip --layers 99 --no-tune"}
-    measure(case, bounds, kept, tmp_path / "edited", methods)
+    measure(case, bounds, kept, methods)
     assert set(kept.found) == {key_of(case, name) for name in (BEFORE, RETRAINED, *methods)}
     assert kept.found[key_of(case, "chip")]["verdicts"].keys() == {"rephrasing"}
     assert kept.found[key_of(case, "wrong")]["problem"].startswith("failed: ")
     assert "patient_0" not in json.dumps(kept.found)
     capsys.readouterr()
-    measure(case, bounds, Kept(tmp_path / "kept.json"), tmp_path / "edited", methods)
+    measure(case, bounds, Kept(tmp_path / "kept.json"), methods)
     assert "done" not in capsys.readouterr().err
