@@ -7,6 +7,7 @@ from functools import cached_property
 from chip.audit.changes import Change
 from chip.audit.exam import Exam, Sitting
 from chip.audit.examining import Examined
+from chip.audit.harness import Results
 from chip.audit.metrics import Part, asked, measures, parts
 from chip.audit.subject import Attack
 from chip.audit.verdicts import Judgement, Verdict, judge, worst
@@ -22,7 +23,8 @@ Versions = Mapping[str, Examined]
 @dataclass(frozen=True)
 class Audit:
     """What was found. methods: what other checkpoints, by name, made of the exam. factuality: a judge's marks, by
-    role, group and place. limits: what could not be measured, or is weaker than it seems, in sentences."""
+    role, group and place. harness: results of the evaluation harness, by role. limits: what could not be measured, or
+    is weaker than it seems, in sentences."""
 
     exam: Exam
     attacks: tuple[Attack, ...]
@@ -30,6 +32,7 @@ class Audit:
     methods: Mapping[str, Sitting]
     changes: tuple[Change, ...]
     factuality: Mapping[str, Mapping[tuple[str, int], float]]
+    harness: Mapping[str, Results]
     limits: tuple[str, ...]
     seed: int = 0
 

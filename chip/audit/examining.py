@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from chip.audit.exam import Exam, Sitting, sit
 from chip.audit.finding import Finding
+from chip.audit.harness import Results, evaluate
+from chip.audit.judging import Judge
 from chip.audit.kept import KeptAudit
 from chip.audit.subject import Attack, Role, Subject
 from chip.models.checkpoint import Checkpoint
@@ -44,6 +47,35 @@ class Examiner:
         made = sit(model.loaded, self.exam, batch_size=self.batch_size, track=self.track, doing=f"{name}: the exam")
         self.kept.put(part, made.as_json())
         return made
+
+    def marks(self, role: str, sitting: Sitting, judge: Judge) -> dict[tuple[str, int], float]:
+        """What a judge gives for every answer that was generated, by group and place."""
+        part = f"{role} | marks"
+        if (found := self.kept.get(part)) is None:
+            asked = [
+                (group, place)
+                for group in self.exam.groups
+                for place, record in enumerate(group.records)
+                if record.text is None
+            ]
+            found = [
+                [group.name, place, judge.mark(group.records[place], sitting.answers[group.name, place].text)]
+                for group, place in self.track(asked, f"{role}: asking the judge")
+            ]
+            self.kept.put(part, found)
+        return {(group, place): mark for group, place, mark in found}
+
+    def harness(self, role: str, model: "Model", tasks: Sequence[str], directory: Path | None) -> Results:
+        """What a model makes of tasks of the evaluation harness."""
+        part = f"{role} | harness | {' '.join(tasks)}"
+        if (found := self.kept.get(part)) is None:
+            (found,) = (
+                evaluate(model.loaded, tasks, directory, self.batch_size)
+                for _ in self.track([part], f"{role}: the evaluation harness")
+            )
+            self.kept.put(part, found)
+        results: Results = found
+        return results
 
     def attacked(self, role: Role, model: "Model", sitting: Sitting) -> Examined:
         """What every attack gets back from a model."""

@@ -42,6 +42,7 @@ def compose(audit: Audit, request: Mapping[str, Any], *, show_records: bool) -> 
         "gaps": _gaps(audit),
         "published": _published(audit),
         "distribution": _distribution(audit),
+        "harness": dict(audit.harness),
         "attacks": [_attack(audit, place) for place in range(len(audit.attacks))],
         "methods": _methods(audit),
         "hierarchy": _nodes(audit),

@@ -60,6 +60,29 @@ def audit(
             help="Data directory of further records that shall stay known.", envvar="CHIP_UTILITY", show_default=False
         ),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible endpoint on this machine that marks factuality; it is shown the records. None by "
+            "default.",
+            envvar="CHIP_JUDGE",
+            show_default=False,
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option(help="What the judge's endpoint shall use.", envvar="CHIP_JUDGE_MODEL")
+    ] = "default",
+    allow_remote_judge: Annotated[
+        bool, typer.Option("--allow-remote-judge", help="Let records go to a judge on another machine.")
+    ] = False,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(help="Task of the Language Model Evaluation Harness; may be repeated.", show_default=False),
+    ] = None,
+    lm_eval_tasks: Annotated[
+        Path | None,
+        typer.Option(help="Directory that describes tasks of your own for the harness.", show_default=False),
+    ] = None,
     show_records: Annotated[
         bool, typer.Option("--show-records", help="Put examples of questions and answers into the report.")
     ] = False,
@@ -76,6 +99,7 @@ def audit(
     Everything runs offline. An audit that was interrupted goes on where it was, if it writes a report (--out).
     """
     quiet_libraries()
+    from chip.audit.judging import Judge
     from chip.cli.audit_view import show_audit
     from chip.cli.console import Printer
     from chip.workflow.audit import AuditRequest, carry_out_audit
@@ -94,6 +118,9 @@ def audit(
         lexicon=lexicon,
         nonmembers=nonmembers,
         utility=utility,
+        judge=Judge(judge, judge_model, allow_remote_judge) if judge else None,
+        harness=tuple(lm_eval or ()),
+        harness_tasks=lm_eval_tasks,
         show_records=show_records,
         records=verify_records,
         device=device,

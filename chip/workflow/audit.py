@@ -12,6 +12,8 @@ from chip.audit.audit import Audit, limits_of
 from chip.audit.changes import changes, refuse_unlike
 from chip.audit.exam import Exam, Sitting, set_exam
 from chip.audit.examining import Examined, Examiner
+from chip.audit.harness import Results, refuse_without_harness
+from chip.audit.judging import Judge
 from chip.audit.kept import KeptAudit
 from chip.audit.metrics import refuse_without_libraries
 from chip.audit.report import compose
@@ -39,7 +41,8 @@ class AuditRequest:
     """What `chip audit` was asked. attacks: names; None for all, or for those of a quick audit where `quick`.
 
     gold: a model retrained without the target. compare: further checkpoints, which sit the exam. records: how many
-    retained records are asked of a group. out: the report's directory; nothing is written where None.
+    retained records are asked of a group. harness: tasks of the evaluation harness; harness_tasks: where tasks of the
+    user's own are described. out: the report's directory; nothing is written where None.
     """
 
     base: str
@@ -54,6 +57,9 @@ class AuditRequest:
     lexicon: Path | None = None
     nonmembers: Path | None = None
     utility: Path | None = None
+    judge: Judge | None = None
+    harness: tuple[str, ...] = ()
+    harness_tasks: Path | None = None
     show_records: bool = False
     records: int = 200
     device: str = "auto"
@@ -90,6 +96,8 @@ def carry_out_audit(
     Raises ChipError where models and records do not go together or the report cannot be written.
     """
     refuse_without_libraries()
+    if request.harness:
+        refuse_without_harness()
     chosen = request.chosen
     if request.out is None:
         return _audited(request, chosen, None, track, notice)
@@ -131,14 +139,16 @@ def _audited(
         request.quick,
         track,
     )
-    versions, methods = _examined(request, examiner, checkpoints)
+    versions, methods, harness = _examined(request, examiner, checkpoints)
     base, edited = versions["base"].sitting, versions["edited"].sitting
     gold = versions["gold"].sitting if "gold" in versions else None
+    judge = request.judge
+    marks = {} if judge is None else {role: examiner.marks(role, one.sitting, judge) for role, one in versions.items()}
     changed = changes(checkpoints["base"], checkpoints["edited"], track)
     limits = limits_of(exam, base, edited, gold)
     if not changed:
         limits = (f"{request.base} and {request.edited} hold the same weights: nothing was edited.", *limits)
-    audit = Audit(exam, tuple(chosen), versions, methods, changed, {}, limits, request.seed)
+    audit = Audit(exam, tuple(chosen), versions, methods, changed, marks, harness, limits, request.seed)
     report = compose(audit, _described(request, chosen, checkpoints, hierarchy), show_records=request.show_records)
     if request.out is not None:
         _write(request.out, report)
@@ -163,10 +173,12 @@ def _checkpoints(request: AuditRequest) -> dict[str, Checkpoint]:
 
 def _examined(
     request: AuditRequest, examiner: Examiner, checkpoints: dict[str, Checkpoint]
-) -> tuple[dict[str, Examined], dict[str, Sitting]]:
-    """Every model of the audit and every one that is compared; one of them is in memory at a time."""
+) -> tuple[dict[str, Examined], dict[str, Sitting], dict[str, Results]]:
+    """Every model of the audit, every one that is compared, and results of the harness by role; one model is in memory
+    at a time."""
     edited = examiner.sitting("edited", examiner.model(checkpoints["edited"]))
     versions: dict[str, Examined] = {}
+    harness: dict[str, Results] = {}
     roles: tuple[Role, ...] = ("base", "edited", "gold")
     for role in roles:
         if role in checkpoints:
@@ -175,13 +187,15 @@ def _examined(
             if role == "base":
                 _refuse_swapped(request, examiner.exam, sitting, edited)
             versions[role] = examiner.attacked(role, model, sitting)
+            if request.harness:
+                harness[role] = examiner.harness(role, model, request.harness, request.harness_tasks)
             del model
     methods = {
         name: examiner.sitting(name, examiner.model(checkpoint))
         for name, checkpoint in checkpoints.items()
         if name not in roles
     }
-    return versions, methods
+    return versions, methods, harness
 
 
 def _refuse_swapped(request: AuditRequest, exam: Exam, base: Sitting, edited: Sitting) -> None:
@@ -205,13 +219,14 @@ def _refuse_output(out: Path, force: bool) -> None:
 
 def _identity(request: AuditRequest, hierarchy: Hierarchy, checkpoints: dict[str, Checkpoint]) -> str:
     """A digest of what bears on the answers that are kept."""
-    files = (request.lexicon, request.nonmembers, request.utility)
+    files = (request.lexicon, request.nonmembers, request.utility, request.harness_tasks)
     content = [
         VERSION,
         _data_digest(hierarchy),
         {name: [one.digest, one.prompts_digest] for name, one in checkpoints.items()},
         sorted(request.forget),
         [str(one) for one in files],
+        None if request.judge is None else [request.judge.endpoint, request.judge.model],
         [request.records, request.device, request.dtype, request.batch_size, request.seed, request.quick],
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -235,6 +250,7 @@ def _described(
         "attacks": [one.name for one in chosen],
         "not_tried": [name for name in ATTACKS if name not in {one.name for one in chosen}],
         "quick": request.quick,
+        "judge": None if request.judge is None else f"{request.judge.model} at {request.judge.endpoint}",
         "records_per_group": request.records,
         "seed": request.seed,
     }
