@@ -110,8 +110,17 @@ class Auditor:
         """What `chip audit` writes to report.json."""
         versions = {"base": self._before, "edited": self._examined("edited", edited), "gold": self._gold}
         limits = limits_of(self._exam, *(versions[role].sitting for role in ("base", "edited", "gold")))
-        changed = changes(self._base, Checkpoint(edited), silent)
-        return compose(Audit(self._exam, self._attacks, versions, {}, changed, {}, limits), {}, show_records=False)
+        audit = Audit(
+            self._exam,
+            self._attacks,
+            versions,
+            methods={},
+            changes=changes(self._base, Checkpoint(edited), silent),
+            factuality={},
+            harness={},
+            limits=limits,
+        )
+        return compose(audit, {}, show_records=False)
 
     @cached_property
     def _before(self) -> Examined:
