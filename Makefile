@@ -5,6 +5,8 @@ INSTALLED := .venv/installed
 DEMO ?= demo
 # Where `make benchmarks` finds real data as records: hannover, vqa_rad and tofu; what is absent is left out.
 DATA ?= data
+# Processes that share the tests, a file at a time.
+WORKERS ?= 2
 
 .PHONY: demo test lint types imports check benchmarks clean
 
@@ -14,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/ask.py $(DEMO)/model $(DEMO)/model-forgotten --data $(DEMO)/records --node patient_123
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses $(WORKERS) --dist loadfile
 
 check: test lint types imports
 

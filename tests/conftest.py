@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
     # CHIP_KERNELS=triton runs them, so that all other tests run what they would without it.
     os.environ["TRITON_INTERPRET"] = "1"
 
+import taught
 import tiny_models
 from hypothesis import settings
 from tiny_records import write_hospital
@@ -85,3 +86,9 @@ def llama(llama_directory: Path) -> LoadedModel:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA whose second moments are worth sketching; not to be written to."""
     return tiny_models.llava(tmp_path_factory.mktemp("wide") / "model", hidden_size=160, intermediate_size=320)
+
+
+@pytest.fixture(scope="session")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> taught.Ward:
+    """Records that tiny models know by heart, all of them, all but the target, or half of the target."""
+    return taught.build_ward(tmp_path_factory.mktemp("ward"))

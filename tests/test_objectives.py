@@ -56,12 +56,12 @@ class Bench:
         return OBJECTIVES[method](self.loaded, self.settings(method, **values))
 
     def value(self, term: Term, encoded: Sequence[Encoded]) -> float:
-        return descend(term, encoded, 1.0, self.loaded, self.examples, self.trainable.before)
+        return descend(term, self.examples.batches(encoded), 1.0, self.loaded, self.trainable.before)
 
     def gradients(self, term: Term, encoded: Sequence[Encoded], weight: float = 1.0) -> list[Tensor]:
         for one in self.trainable.tensors:
             one.grad = None
-        descend(term, encoded, weight, self.loaded, self.examples, self.trainable.before)
+        descend(term, self.examples.batches(encoded), weight, self.loaded, self.trainable.before)
         return [torch.zeros_like(one) if one.grad is None else one.grad.clone() for one in self.trainable.tensors]
 
     def batched(self, size: int) -> "Bench":

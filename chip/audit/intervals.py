@@ -32,20 +32,22 @@ class Estimate:
     count: int
 
 
-def estimate(values: Sequence[float], seed: int = 0) -> Estimate | None:
-    """The mean of one number a record; None without any."""
-    return Estimate(float(np.mean(values)), mean_interval(values, seed), len(values)) if len(values) else None
+def estimate(values: Sequence[float], seed: int = 0, *, share: bool = True) -> Estimate | None:
+    """The mean of one number a record, with the interval of `mean_interval`; None without any."""
+    if not values:
+        return None
+    return Estimate(float(np.mean(values)), mean_interval(values, seed, share=share), len(values))
 
 
-def mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
+def mean_interval(values: Sequence[float], seed: int = 0, *, share: bool = True) -> Interval | None:
     """Of the mean of one number a record: percentile bootstrap (Efron 1979), resampling the records.
 
-    Where all records agree on 0 or on 1 the bootstrap has no width, which says nothing: the exact interval of a share
-    (Clopper and Pearson 1934) stands there instead. Of one record's number that is no share, and of none, there is no
-    interval.
+    share: the numbers lie between 0 and 1. Where all records then agree on 0 or on 1 the bootstrap has no width, which
+    says nothing: the exact interval (Clopper and Pearson 1934) stands there instead. Of another single number, and of
+    none, there is no interval.
     """
     found = np.asarray(values, float)
-    if found.size and np.all(found == found[0]) and found[0] in (0.0, 1.0):
+    if share and found.size and np.all(found == found[0]) and found[0] in (0.0, 1.0):
         least = ((1 - LEVEL) / 2) ** (1 / found.size)
         return Interval(0.0, 1 - least) if found[0] == 0.0 else Interval(least, 1.0)
     if found.size < 2:

@@ -88,7 +88,10 @@ def measures(answers: Sequence[Asked], seed: int = 0) -> dict[str, Estimate]:
     blank. factuality: a judge's mark, 0 to 10. total: 0.25 · rouge_l + 0.75 · factuality ÷ 10 (MedForget, arXiv
     2512.09867).
     """
-    found = {name: estimate([value for one in answers for value in of(one)], seed) for name, of in _MEASURES.items()}
+    found = {
+        name: estimate([value for one in answers for value in of(one)], seed, share=name not in _NO_SHARES)
+        for name, of in _MEASURES.items()
+    }
     return {name: one for name, one in found.items() if one is not None}
 
 
@@ -186,6 +189,9 @@ _MEASURES: dict[str, Callable[[Asked], Iterator[float]]] = {
     "factuality": _of_factuality,
     "total": _of_total,
 }
+
+
+_NO_SHARES = {"loss", "factuality"}
 
 
 class _Words:

@@ -1,6 +1,6 @@
 """Who is attacked: one of the models of an audit, loaded, with the exam that it has sat."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ from chip.hierarchy import Record
 from chip.measure import Answer, measure_answers
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel
+from chip.models.prompts import Encoded
 from chip.progress import Counted, Item, Track
 
 Role = Literal["base", "edited", "gold"]
@@ -37,10 +38,12 @@ class Subject:
         """The items, while it is told what is done with this model."""
         return self.track(items, f"{self.role}: {doing}")
 
-    def ask(self, records: list[Record], doing: str) -> list[Answer]:
-        """What the model answers to records, in order."""
+    def ask(self, records: Sequence[Record], doing: str, encoded: Sequence[Encoded] | None = None) -> list[Answer]:
+        """What the model answers to records, in order; `encoded` is how they are asked, if not as they are."""
         said = f"{self.role}: {doing}"
-        return measure_answers(self.loaded, records, batch_size=self.batch_size, track=self.track, doing=said)
+        return measure_answers(
+            self.loaded, records, encoded=encoded, batch_size=self.batch_size, track=self.track, doing=said
+        )
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ def judge(edited: Finding, base: Finding | None, gold: Finding | None) -> Judgem
 
     Against a retrained model the excess is by how much more comes back than from it: of areas, twice their distance,
     so that 1 is everything on every scale. Against the model before it is the share that is left of what that one gave
-    away. Above WATCH it is `watch`; above FAIL it is `fail`, unless the finding's interval holds the retrained model's
-    value, so that chance may have made the difference. What stands in the release, and what is a matter of caution, is
+    away. Above WATCH it is `watch`; above FAIL it is `fail`, unless it is an area or a trace whose interval holds the
+    retrained model's value, so that chance may have made the difference: of a share it cannot, since what came back
+    did. What stands in the release, and what is a matter of caution, is
     held against nothing: any of the one is `fail`, and of the other more than WATCH is `watch`.
     """
     if edited.value is None:
@@ -68,7 +69,7 @@ def _absolute(edited: Finding, value: float) -> Judgement:
 def _against_gold(edited: Finding, value: float, gold: float) -> Judgement:
     excess = 2 * abs(value - gold) if edited.scale == "area" else value - gold
     said = f"{value:.2f}, and {gold:.2f} from a model retrained without the target"
-    if excess > FAIL and edited.interval is not None and edited.interval.holds(gold):
+    if excess > FAIL and edited.scale != "share" and edited.interval is not None and edited.interval.holds(gold):
         return Judgement("watch", excess, f"{said}: chance may have made the difference")
     return Judgement(_graded(excess), excess, said)
 

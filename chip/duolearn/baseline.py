@@ -56,16 +56,16 @@ class Descent:
         self._optimiser.load(state)
 
     def _descend(self, term: Term, encoded: Sequence[Encoded], weight: float) -> float:
-        return descend(term, encoded, weight, self._loaded, self._examples, self._reference)
+        return descend(term, self._examples.batches(encoded), weight, self._loaded, self._reference)
 
 
 def descend(
-    term: Term, encoded: Sequence[Encoded], weight: float, loaded: LoadedModel, examples: Examples, reference: Reference
+    term: Term, batches: Sequence[Sequence[Encoded]], weight: float, loaded: LoadedModel, reference: Reference
 ) -> float:
     """Add `weight` times the gradient of a term over records to the parameters'; returns the term's value. How the
     records are divided among batches does not show."""
-    total, count = 0.0, term.count(encoded)
-    for batch in examples.batches(encoded):
+    total, count = 0.0, sum(map(term.count, batches))
+    for batch in batches:
         with torch.enable_grad():
             value = term.values(Asked(loaded, batch, reference)).sum() / count
             (weight * value).backward()

@@ -10,11 +10,18 @@ from dataclasses import replace
 
 from chip.duolearn.objectives import REFUSALS
 from chip.hierarchy import Record
-from chip.models.prompts import Encoded
+from chip.models.prompts import Encoded, Prompts
 from chip.solve.problem import Problem
 
 _MOST_KEPT = 512
 """Encoded records that are kept, images and all; any more are encoded again."""
+
+
+def alike(prompts: Prompts, encoded: Sequence[Encoded], size: int) -> list[Sequence[Encoded]]:
+    """Records of like length, `size` at a time at most, none beside others that their family's batches may not mix."""
+    apart = not prompts.inputs.mixes
+    order = sorted(encoded, key=lambda one: (len(one.image_rows) if apart else 0, len(one)))
+    return prompts.batches(order, size, lambda one: len(one.image_rows))
 
 
 class Examples:
@@ -71,10 +78,7 @@ class Examples:
 
     def batches(self, encoded: Sequence[Encoded]) -> list[Sequence[Encoded]]:
         """What runs at once: records of like length, none beside others that their family's batches may not mix."""
-        prompts, size = self._problem.loaded.prompts, self._problem.settings.batch_size
-        apart = not prompts.inputs.mixes
-        order = sorted(encoded, key=lambda one: (len(one.image_rows) if apart else 0, len(one)))
-        return prompts.batches(order, size, lambda one: len(one.image_rows))
+        return alike(self._problem.loaded.prompts, encoded, self._problem.settings.batch_size)
 
     def _encode(self, position: int, refusal: int | None) -> Encoded:
         found = self._encoded.get((position, refusal))

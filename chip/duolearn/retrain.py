@@ -127,7 +127,7 @@ class Learning:
         order = self._examples.dealt(self._examples.retained, len(self._examples.retained), epoch, "learning")
         positions = order[place * self._recipe.batch :][: self._recipe.batch]
         encoded = [self._problem.loaded.prompts.encode(self._phrased(position, epoch)) for position in positions]
-        lost = descend(Term(entropy), encoded, 1.0, self._problem.loaded, self._examples, self._reference)
+        lost = descend(Term(entropy), self._examples.batches(encoded), 1.0, self._problem.loaded, self._reference)
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._adam.param_groups[0]["lr"] = self._recipe.learning_rate * self._share(number)
         self._adam.step()

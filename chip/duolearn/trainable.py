@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -102,14 +102,10 @@ class _Whole(Trained):
 class _LowRank(Trained):
     """LoRA factors: changes of low rank, `scaling · B A`, where scaling is 1."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[StoredSite]) -> None:
+    def __init__(self, factors: Trainable, model: nn.Module, sites: Sequence[StoredSite]) -> None:
         self._sites = tuple(sites)
         self._layers: dict[str, Any] = {one.site.name: model.get_submodule(one.site.name) for one in sites}
-        factors = {}
-        for name, layer in self._layers.items():
-            factors[f"{name}.lora_A.default.weight"] = layer.lora_A["default"].weight
-            factors[f"{name}.lora_B.default.weight"] = layer.lora_B["default"].weight
-        super().__init__(factors, {name: one.detach().clone() for name, one in factors.items()})
+        super().__init__(factors.parameters, factors.originals)
 
     def made(self) -> Made:
         changes, reports = [], []
@@ -126,24 +122,39 @@ class _LowRank(Trained):
 
 @contextmanager
 def whole(loaded: LoadedModel, stored: Mapping[str, Matrix]) -> Iterator[Trained]:
-    """Train parameters as they are, in float32; on the way out the model is as it was, bit for bit."""
+    """Train parameters as they are; what comes of it is changes of the stored tensors."""
+    with in_float32(loaded, stored) as trainable:
+        yield _Whole(trainable.parameters, trainable.originals, stored)
+
+
+@contextmanager
+def low_rank(loaded: LoadedModel, sites: Sequence[StoredSite], rank: int, seed: int) -> Iterator[Trained]:
+    """Train LoRA factors beside the sites' weights; what comes of it is changes of the stored tensors."""
+    with factors(loaded, [one.site.name for one in sites], rank, seed) as trainable:
+        yield _LowRank(trainable, loaded.model, sites)
+
+
+@contextmanager
+def in_float32(loaded: LoadedModel, names: Collection[str]) -> Iterator[Trainable]:
+    """The parameters of these names, to be trained as they are, in float32; on the way out the model is as it was, bit
+    for bit."""
     every = dict(loaded.model.named_parameters())
     kept = {name: one.data for name, one in every.items()}
     with _training_only(loaded.model):
         try:
             for name, one in every.items():
-                one.data = one.data.to(torch.float32, copy=name in stored)
-            for name in stored:
+                one.data = one.data.to(torch.float32, copy=name in names)
+            for name in names:
                 every[name].requires_grad_(True)
-            yield _Whole({name: every[name] for name in stored}, {name: kept[name] for name in stored}, stored)
+            yield Trainable({name: every[name] for name in names}, {name: kept[name] for name in names})
         finally:
             for name, one in every.items():
                 one.data = kept[name]
 
 
 @contextmanager
-def low_rank(loaded: LoadedModel, sites: Sequence[StoredSite], rank: int, seed: int) -> Iterator[Trained]:
-    """Train LoRA factors of this rank beside the sites' weights; on the way out the model is as it was.
+def factors(loaded: LoadedModel, layers: Sequence[str], rank: int, seed: int) -> Iterator[Trainable]:
+    """LoRA factors of this rank beside the weights of linear layers; on the way out the model is as it was.
 
     B begins at zero and A as peft draws it, by seed, in float32.
     """
@@ -151,16 +162,16 @@ def low_rank(loaded: LoadedModel, sites: Sequence[StoredSite], rank: int, seed: 
     seeded = [loaded.device] if loaded.device.type == "cuda" else []
     with _training_only(loaded.model), torch.random.fork_rng(devices=seeded):
         torch.manual_seed(seed)
-        config = peft.LoraConfig(
-            r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=[one.site.name for one in sites]
-        )
+        config = peft.LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=list(layers))
         with warnings.catch_warnings():
             # transformers', of a name that peft still uses.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             wrapped = peft.get_peft_model(loaded.model, config)
         try:
             wrapped.eval()
-            yield _LowRank(loaded.model, sites)
+            names = [f"{layer}.lora_{which}.default.weight" for layer in layers for which in "AB"]
+            made = {name: loaded.model.get_parameter(name) for name in names}
+            yield Trainable(made, {name: one.detach().clone() for name, one in made.items()})
         finally:
             wrapped.unload()
 

@@ -44,6 +44,7 @@ def measure_answers(
     loaded: LoadedModel,
     records: Sequence[Record],
     *,
+    encoded: Sequence[Encoded] | None = None,
     batch_size: int = 32,
     track: Track = silent,
     doing: str = "asking the model",
@@ -51,9 +52,12 @@ def measure_answers(
     """An Answer for every record, in order. Records of like length share a batch, on which exactness and loss do not
     depend; a text that misses its answer is cut off a few tokens after the batch's longest answer, or longest option.
 
+    encoded: the records as they are asked, where that is not as their files have it.
+
     Greedy means greedy: penalties and samplers of the model's own generation settings are left out.
     """
-    encoded = [loaded.prompts.encode(record) for record in records]
+    if encoded is None:
+        encoded = [loaded.prompts.encode(record) for record in records]
     found: dict[int, Answer] = {}
     for group in track(_batches(loaded, encoded, batch_size), doing):
         with _enough_memory():

@@ -130,12 +130,12 @@ class Prompts:
         """How many of a record's tokens stand for images."""
         return 0 if self.image_token_id is None else int((encoded.sequence["input_ids"] == self.image_token_id).sum())
 
-    def encode(self, record: Record) -> Encoded:
-        """A record as token ids and pixels.
+    def encode(self, record: Record, images: Sequence[Image.Image] | None = None) -> Encoded:
+        """A record as token ids and pixels; with `images`, opened ones, as if it showed these instead of its own.
 
         Raises ChipError, naming the record's line, where an image cannot be read or the answer has no tokens.
         """
-        return self.encode_together([record])[0]
+        return self.encode_together([record])[0] if images is None else self._encode_showing([record], images)[0]
 
     def encode_together(self, records: Sequence[Record]) -> list[Encoded]:
         """Records that all show the same images, which are decoded and preprocessed once.
@@ -143,17 +143,20 @@ class Prompts:
         Raises ChipError as `encode` does.
         """
         opened = [open_image(path, records[0].line) for path in records[0].images] if self.sees else []
-        if not opened:
-            return [self._encode(record, opened) for record in records]
+        return self._encode_showing(records, opened)
+
+    def _encode_showing(self, records: Sequence[Record], images: Sequence[Image.Image]) -> list[Encoded]:
+        if not images:
+            return [self._encode(record, ()) for record in records]
         kept = self.processor.image_processor
         self.processor.image_processor = _Once(kept)
         try:
-            return [self._encode(record, opened) for record in records]
+            return [self._encode(record, images) for record in records]
         finally:
             self.processor.image_processor = kept
 
     def _encode(self, record: Record, images: Sequence[Image.Image]) -> Encoded:
-        if record.images and not self.sees:
+        if (record.images or images) and not self.sees:
             raise ChipError(f"record on line {record.line} shows an image, but this model takes text only")
         try:
             prompt, full, special = self._texts(record, len(images))

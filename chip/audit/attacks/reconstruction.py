@@ -1,0 +1,166 @@
+"""Attack: tell the model ever more of what stands around the target, level by level, before it is asked.
+
+The hierarchical reconstruction attack of MedForget (Wu et al., arXiv 2512.09867): what is left of a target may come back
+once the model is given its place in the hierarchy.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from chip.audit.finding import Finding, not_measured, share
+from chip.audit.subject import Attack, Subject
+from chip.hierarchy import Record, is_under
+from chip.models.prompts import Prompts
+
+SURROUNDINGS, OWN = "with what stands around it", "with the target's other records"
+
+CONTEXT = 768
+"""Tokens of context at most, where a model takes more: some forty facts, the nearest ones."""
+
+_MARGIN = 16
+"""Tokens that are left free beside question, context and answer: pieces merge differently once they stand together."""
+
+_QUICK = 8
+"""Records of the target that a quick audit asks about, drawn by seed; it leaves depth 1 out."""
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """What a record says, in a line; the depth at which it is told, and how much of its path is that of the record
+    that is asked about."""
+
+    said: str
+    depth: int
+    near: int
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """What came back at a depth, record by record, and how many facts were told, of how many that there are."""
+
+    scores: tuple[tuple[int, float], ...]
+    told: float = 0.0
+    known: float = 0.0
+
+    @property
+    def value(self) -> float:
+        return fmean(score for _, score in self.scores)
+
+
+def _run(subject: Subject) -> tuple[Finding, ...]:
+    """The share of the target's records that are answered in full, at the best of the depths for which nobody needs a
+    record of the target, and where its other records are told too. The curves have the share by depth: 0, nothing is
+    told; 1, the names on the record's path and the facts of its ancestors; 2, the siblings' facts too; 3, the target's
+    own."""
+    questions = _questions(subject)
+    if not questions:
+        why = "the target's records are documents, which ask nothing"
+        return not_measured(SURROUNDINGS, why), not_measured(OWN, why)
+    found = {0: _Depth(_exact(subject, questions))}
+    for depth in (2,) if subject.quick else (1, 2):
+        found[depth] = _at(subject, questions, depth)
+    around = _finding(SURROUNDINGS, subject, found, max(found, key=lambda depth: found[depth].value))
+    if len(subject.exam.target.records) == 1:
+        return around, not_measured(OWN, "the target has no other records")
+    found[3] = _at(subject, questions, 3)
+    return around, _finding(OWN, subject, found, 3)
+
+
+def _finding(name: str, subject: Subject, found: Mapping[int, _Depth], chosen: int) -> Finding:
+    """The finding whose value is that of one depth."""
+    told = ", ".join(f"{one.told:.0f} of {one.known:.0f} at depth {depth}" for depth, one in found.items() if depth)
+    return share(
+        name,
+        found[chosen].scores,
+        seed=subject.seed,
+        curve=tuple((float(depth), one.value) for depth, one in found.items()),
+        axis="levels of context told",
+        note=f"facts told to a question, as many as fit, the nearest first: {told}; the value is that of depth {chosen}",
+    )
+
+
+def _questions(subject: Subject) -> tuple[Record, ...]:
+    questions = subject.exam.questions
+    if not subject.quick or len(questions) <= _QUICK:
+        return questions
+    draw = random.Random(f"{subject.seed} reconstruction")
+    return tuple(questions[place] for place in sorted(draw.sample(range(len(questions)), _QUICK)))
+
+
+def _exact(subject: Subject, questions: Sequence[Record]) -> tuple[tuple[int, float], ...]:
+    """What the exam says of the questions as they are."""
+    target = subject.exam.target
+    answers = {record: subject.sitting.answers[target.name, place] for place, record in enumerate(target.records)}
+    return tuple((record.line, float(answers[record].exact)) for record in questions)
+
+
+def _at(subject: Subject, questions: Sequence[Record], depth: int) -> _Depth:
+    """The questions, asked with all that is told at a depth."""
+    asked, told, known = [], [], []
+    for record in questions:
+        facts = [one for one in _facts(subject, record) if one.depth <= depth]
+        fitting = _fitting(subject, record, facts)
+        asked.append(replace(record, question="\n".join((_place(record), *fitting, "", record.question))))
+        told.append(len(fitting))
+        known.append(len(facts))
+    answers = subject.ask(asked, f"context, depth {depth}")
+    scores = tuple((one.line, float(answer.exact)) for one, answer in zip(questions, answers, strict=True))
+    return _Depth(scores, fmean(told), fmean(known))
+
+
+def _facts(subject: Subject, record: Record) -> Iterator[_Fact]:
+    """What other records say, in the order of the file; none that gives the record's own answer."""
+    hierarchy, split = subject.exam.hierarchy, subject.exam.split
+    depths = {**dict.fromkeys(split.siblings, 2), **dict.fromkeys(split.target, 3)}
+    # Of several targets, each has ancestors of its own.
+    depths |= {place: 1 for place in split.shared if is_under(record.path, hierarchy.records[place].path)}
+    for place in sorted(depths):
+        other = hierarchy.records[place]
+        if other.text is None and other != record and not _gives_away(other, record):
+            near = sum(1 for _ in _common(other, record))
+            yield _Fact(f"{'/'.join(other.path)}: {other.question} {other.answer}", depths[place], near)
+
+
+def _common(one: Record, other: Record) -> Iterator[str]:
+    for mine, theirs in zip(one.path, other.path, strict=False):
+        if mine != theirs:
+            return
+        yield mine
+
+
+def _gives_away(other: Record, record: Record) -> bool:
+    """Whether a record says what another one's answer is, as whole words."""
+    said, answer = (
+        f" {' '.join(text.split())} ".lower() for text in (f"{other.question} {other.answer}", record.answer)
+    )
+    return answer in said
+
+
+def _place(record: Record) -> str:
+    return f"This is about {'/'.join(record.path)}."
+
+
+def _fitting(subject: Subject, record: Record, facts: Sequence[_Fact]) -> list[str]:
+    """The nearest facts that the model's window holds beside the question; told from the farthest to the nearest."""
+    prompts = subject.loaded.prompts
+    text = subject.loaded.model.config.get_text_config()
+    window = int(getattr(text, "max_position_embeddings", None) or CONTEXT)
+    plain = prompts.encode(record)
+    left = min(window - len(plain) - len(plain.answer_ids) - _MARGIN - _length(prompts, _place(record)), CONTEXT)
+    chosen: list[str] = []
+    for fact in sorted(facts, key=lambda one: (-one.near, one.depth)):
+        left -= _length(prompts, fact.said)
+        if left < 0:
+            break
+        chosen.insert(0, fact.said)
+    return chosen
+
+
+def _length(prompts: Prompts, text: str) -> int:
+    """Tokens of a line of its own."""
+    return len(prompts.tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"])
+
+
+ATTACK = Attack("reconstruction", "Does it come back when the model is told what stands around it?", _run)
