@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -137,8 +137,8 @@ class Auditor:
         return examiner.attacked(role, model, examiner.sitting(role, model))
 
 
-def measure(case: Case, bounds: Bounds, kept: Kept, methods: Mapping[str, str] = METHODS) -> None:
-    """Do what is not done yet of a case."""
+def measure(case: Case, bounds: Bounds, kept: Kept, methods: Mapping[str, str] = METHODS) -> Iterator[str]:
+    """Do what is not done yet of a case, and yield the name of each method that is done."""
     collected(case)
     auditor = Auditor(case, bounds.attacks)
     for name, flags in methods.items():
@@ -148,6 +148,7 @@ def measure(case: Case, bounds: Bounds, kept: Kept, methods: Mapping[str, str] =
         kept.once(key, "command", told, lambda: _edited(case, command, out, bounds.seconds))  # noqa: B023
         if not kept.found[key]["problem"]:
             kept.once(key, "audit", ", ".join(bounds.attacks), lambda: _audited(case, auditor, out, kept))  # noqa: B023
+        yield name
 
 
 def key_of(case: Case, name: str) -> str:

@@ -4,7 +4,7 @@
 
 Hospitals are built under `--work`, and retrained without each target; each method then runs as the command that a user
 would type. What was done is kept there and not done again, unless its command is another one by now. Writes
-`benchmarks/results/hospital.md` and `.json` after every case. Some hours on one core.
+`benchmarks/results/hospital.md` and `.json` after every method. Some hours on one core.
 """
 
 import json
@@ -55,8 +55,8 @@ def main(
     for case in every:
         if not only or f"{case.data_set}, {case.level}" in only:
             train(case, PLANS[case.data_set])
-            measure(case, bounds, kept, {name: METHODS[name] for name in method})
-            page(every, kept, bounds)
+            for _ in measure(case, bounds, kept, {name: METHODS[name] for name in method}):
+                page(every, kept, bounds)
 
 
 def cases(name: str, plan: HospitalPlan, work: Path) -> list[Case]:

@@ -5,7 +5,7 @@
 `DIR` holds `hannover`, `vqa_rad` and `tofu` as records; what is absent is left out. Models are trained, and trained
 again without each target, under `--work`; each method then runs as the command that a user would type. What was
 done is kept there and not done again, unless its command is another one by now. Writes `benchmarks/results/real.md`
-and `.json` after every case: numbers alone, since the records are not ours to publish. Some hours on one core;
+and `.json` after every method: numbers alone, since the records are not ours to publish. Some hours on one core;
 `--whole` takes days.
 """
 
@@ -103,8 +103,8 @@ def main(
         for case in found:
             if not only or f"{name} {case.level}" in only:
                 train(case, sources[name].lesson)
-                measure(case, bounds, kept, methods)
-                page(sources, [one for each in every.values() for one in each], kept, bounds)
+                for _ in measure(case, bounds, kept, methods):
+                    page(sources, [one for each in every.values() for one in each], kept, bounds)
 
 
 def cases(name: str, source: Source, data: Path, place: Path) -> list[Case]:

@@ -90,11 +90,11 @@ def test_a_method_is_run_audited_and_told_once(
     case = Case("tiny", "patient", "a patient", model, text_data, forget, gold, layers=3)
     kept, bounds = Kept(tmp_path / "kept.json"), Bounds(1, 300, ("rephrasing",))
     methods = {"chip": "--method chip --layers 0-{last} --no-tune", "wrong": "--method chip --layers 99 --no-tune"}
-    measure(case, bounds, kept, methods)
+    assert list(measure(case, bounds, kept, methods)) == list(methods)
     assert set(kept.found) == {key_of(case, name) for name in (BEFORE, RETRAINED, *methods)}
     assert kept.found[key_of(case, "chip")]["verdicts"].keys() == {"rephrasing"}
     assert kept.found[key_of(case, "wrong")]["problem"].startswith("failed: ")
     assert "patient_0" not in json.dumps(kept.found)
     capsys.readouterr()
-    measure(case, bounds, Kept(tmp_path / "kept.json"), methods)
+    list(measure(case, bounds, Kept(tmp_path / "kept.json"), methods))
     assert "done" not in capsys.readouterr().err
