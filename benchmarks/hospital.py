@@ -40,7 +40,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Where hospitals and outcomes are kept.")] = Path("build/hospitals"),
     only: Annotated[list[str] | None, typer.Option(help="Such as 'the example, patient'; all by default.")] = None,
     method: Annotated[list[str], typer.Option(help="Names as in the table; all by default.")] = list(METHODS),  # noqa: B006
-    trials: Annotated[int, typer.Option(help="Edits that each method may try.")] = 2,
+    trials: Annotated[int, typer.Option(help="Edits that each method may try.")] = 8,
     seconds: Annotated[int, typer.Option(help="Seconds of the processor that a method may take.")] = 240,
     attack: Annotated[list[str], typer.Option(help="Attacks of the audit; those of a quick one by default.")] = QUICK,
 ) -> None:

@@ -44,8 +44,9 @@ def write_page(
     page = [
         f"# {title}",
         "",
-        f"Made by `python benchmarks/{name}.py` with {', '.join(f'{k} {v}' for k, v in versions.items())}",
-        f"on {machine}.",
+        f"Made by `python benchmarks/{name}.py --trials {bounds.trials} --seconds {bounds.seconds} "
+        + f"{' '.join(f'--attack {one}' for one in bounds.attacks)}`",
+        f"with {', '.join(f'{k} {v}' for k, v in versions.items())} on {machine}.",
         "",
         *lines,
         "",
@@ -56,7 +57,12 @@ def write_page(
     ]
     for case in known:
         page += ["", f"## {case.data_set}, {case.level}: {case.about}", "", *_table(case, found)]
-    page += ["", "## Commands", "", *(f"- {one}: `chip edit … {bounds.edit(flags)}`" for one, flags in METHODS.items())]
+    page += [
+        "",
+        "## Commands",
+        "",
+        *(f"- {one}: `chip edit … {bounds.edit(flags.format(last='last'))}`" for one, flags in METHODS.items()),
+    ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text("\n".join(page) + "\n")
     outcomes = {

@@ -51,8 +51,11 @@ def test_a_target_has_enough_records_and_the_page_does_not_name_it(tmp_path: Pat
 
 
 def test_tofu_forgets_the_split_that_tofu_forgets(tmp_path: Path) -> None:
-    (case,) = cases("tofu", SOURCES["tofu"], real("tofu"), tmp_path)
-    assert case.forget == tuple(f"author_{number}" for number in range(180, 200))
+    forget10 = tuple(f"author_{number}" for number in range(180, 200))
+    (whole,) = cases("tofu", SOURCES["tofu"].whole(), real("tofu"), tmp_path / "whole")
+    assert whole.forget == forget10
+    (part,) = cases("tofu", SOURCES["tofu"], real("tofu"), tmp_path / "part")
+    assert part.forget == forget10[: len(part.forget)]
 
 
 def test_a_target_is_the_first_node_with_records_and_a_neighbour() -> None:
