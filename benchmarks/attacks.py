@@ -1,6 +1,6 @@
-"""What is tried on an edited hospital model to bring the target back: a little fine-tuning, and rounding of weights.
+"""What is tried on an edited hospital model to bring the target back: a little fine-tuning.
 
-Every attack works on a copy of the weights and leaves the model as it was.
+The model is left as it was.
 """
 
 import random
@@ -72,17 +72,6 @@ def relearned(subject: Subject, examples: Sequence[Example], steps: int) -> Iter
         for parameter in parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
-        yield
-
-
-@contextmanager
-def rounded(subject: Subject, bits: int) -> Iterator[None]:
-    """Within, the weight of every linear layer but the head is rounded to so many bits, symmetrically by output."""
-    with _as_before(subject.model), torch.no_grad():
-        for name, module in subject.model.named_modules():
-            if isinstance(module, nn.Linear) and name != "lm_head":
-                step = module.weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
-                module.weight.copy_((module.weight / step).round() * step)
         yield
 
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from attacks import Subject, ask, relearned, rounded
+from attacks import Subject, ask, relearned
 from chip.hospital import HospitalPlan, build_hospital, train_model
 from chip.hospital.encoding import Example, encode
 from chip.hospital.model import IMAGE_TOKENS
@@ -33,6 +33,7 @@ from PIL import Image
 from timed import timed_edit
 from transformers import AutoProcessor
 
+from chip.audit.attacks.quantisation import rounded
 from chip.cli.options import quiet_libraries
 from chip.hierarchy import Hierarchy, NodePath, Split
 from chip.measure import measure_answers
@@ -216,8 +217,8 @@ def measured(hospital: Hospital, split: Split, model: Path, seconds: float, *, r
     def of(places: Sequence[int], phrasing: int = 0) -> list[Example]:
         return [hospital.phrasings[phrasing][place] for place in places]
 
-    def match(places: Sequence[int], phrasing: int = 0) -> float | None:
-        return ask(subject, of(places, phrasing)).match if places and retained else None
+    def match(places: Sequence[int], phrasing: int = 0, by: Subject = subject) -> float | None:
+        return ask(by, of(places, phrasing)).match if places and retained else None
 
     target = ask(subject, first)
     shuffled = random.Random(0).sample(first, len(first))
@@ -230,8 +231,8 @@ def measured(hospital: Hospital, split: Split, model: Path, seconds: float, *, r
             from_third = ask(subject, others).match
     bits: dict[int, tuple[float, float | None]] = {}
     for number in (8, 4):
-        with rounded(subject, number):
-            bits[number] = ask(subject, first).match, match(rest)
+        small = hospital.subject(rounded(loaded, number))
+        bits[number] = ask(small, first).match, match(rest, by=small)
     return Outcome(
         target=target.match,
         rephrased=ask(subject, second).match,

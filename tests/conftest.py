@@ -16,9 +16,10 @@ if not torch.cuda.is_available():
     # CHIP_KERNELS=triton runs them, so that all other tests run what they would without it.
     os.environ["TRITON_INTERPRET"] = "1"
 
-import taught
 import tiny_models
+from attacking import taught_in_part
 from hypothesis import settings
+from taught import Ward, build_ward
 from tiny_records import write_hospital
 from transformers.utils import logging
 
@@ -89,6 +90,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ward(tmp_path_factory: pytest.TempPathFactory) -> taught.Ward:
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Ward:
     """Records that tiny models know by heart, all of them, all but the target, or half of the target."""
-    return taught.build_ward(tmp_path_factory.mktemp("ward"))
+    return build_ward(tmp_path_factory.mktemp("ward"))
+
+
+@pytest.fixture(scope="session")
+def taught(llava_directory: Path, hospital_data: Path) -> dict[str, LoadedModel]:
+    """Tiny LLaVAs that know all of patient_0, half of it, and none; tests leave their weights as they are."""
+    return taught_in_part(llava_directory, hospital_data)

@@ -203,7 +203,7 @@ class TestBadInput:
         assert "is a file" in self.refused(*asked(ward, "--out", tmp_path / "file"))
 
     def test_a_retrained_model_that_knows_the_target_is_named_in_the_report(self, ward: Ward, tmp_path: Path) -> None:
-        done = chip_here(*asked(ward, "--gold", ward.half, "--attacks", "none", "--out", tmp_path / "r"))
+        done = chip_here(*asked(ward, "--gold", ward.knows, "--attacks", "none", "--out", tmp_path / "r"))
         assert done.exit_code == 0
         assert "seems to have been trained with it" in " ".join(report_of(tmp_path / "r")["limits"])
 

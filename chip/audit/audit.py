@@ -8,13 +8,13 @@ from chip.audit.changes import Change
 from chip.audit.exam import Exam, Sitting
 from chip.audit.examining import Examined
 from chip.audit.harness import Results
-from chip.audit.metrics import Part, asked, measures, parts
+from chip.audit.metrics import exact_match, parts
 from chip.audit.subject import Attack
 from chip.audit.verdicts import Judgement, Verdict, judge, worst
-from chip.hierarchy import Record
 
-GOLD_KNOWS = 0.2
-"""A retrained model that answers more than this share of the target has probably been trained with it."""
+GOLD_KNOWS = 0.5
+"""A retrained model that answers more than this share of what the base does has probably been trained with the target;
+less than that may be common answers, which it guesses."""
 
 Versions = Mapping[str, Examined]
 """The examined models by role: `base`, `edited` and, where there is one, `gold`."""
@@ -49,7 +49,7 @@ class Audit:
         None without any."""
         chosen = [part for part in parts(self.exam) if part.kind in kinds and not part.level]
         total = sum(part.group.of for part in chosen)
-        right = sum(part.group.of * measures(asked(part, sitting), self.seed)["exact_match"].value for part in chosen)
+        right = sum(part.group.of * exact_match(part, sitting) for part in chosen)
         return right / total if total else None
 
     def _judged(self, attack: str) -> dict[str, Judgement]:
@@ -71,7 +71,7 @@ def limits_of(exam: Exam, base: Sitting, edited: Sitting, gold: Sitting | None) 
         found.append(
             "There is no model retrained without the target, so that verdicts compare with the model before the edit."
         )
-    elif _share(exam, gold) > GOLD_KNOWS:
+    elif _share(exam, gold) > GOLD_KNOWS * _share(exam, base):
         found.append(
             f"The retrained model answers {_share(exam, gold):.0%} of the target: it seems to have been trained with "
             "it, and verdicts that compare with it are too mild."
@@ -110,8 +110,3 @@ def limits_of(exam: Exam, base: Sitting, edited: Sitting, gold: Sitting | None) 
 def _share(exam: Exam, sitting: Sitting) -> float:
     target = exam.target
     return sum(sitting.answers[target.name, place].exact for place in range(len(target.records))) / len(target.records)
-
-
-def asked_records(part: Part) -> tuple[Record, ...]:
-    """The records of a part, in order."""
-    return tuple(part.group.records[place] for place in part.places)

@@ -15,6 +15,7 @@ from chip.errors import ChipError
 from chip.hierarchy import Hierarchy, Record, Split
 from chip.measure import Answer, Answers, Group, audit_groups, measure_answers, sample, teacher_forced
 from chip.models.loading import LoadedModel
+from chip.models.prompts import Encoded
 from chip.progress import Track, silent
 from chip.records import read_records
 
@@ -108,13 +109,16 @@ def sit(loaded: LoadedModel, exam: Exam, *, batch_size: int, track: Track = sile
     """Ask a model everything in an exam: each group's records by generation, the non-members by one pass."""
     asked = [(group, place) for group in exam.groups for place in range(len(group.records))]
     records = [group.records[place] for group, place in asked]
-    answers = measure_answers(loaded, records, batch_size=batch_size, track=track, doing=doing or "asking the model")
+    said = doing or "asking the model"
+    encoded = loaded.prompts.encode_all(records)
+    answers = measure_answers(loaded, records, encoded=encoded, batch_size=batch_size, track=track, doing=said)
     found = {(group.name, place): one for (group, place), one in zip(asked, answers, strict=True)}
-    encoded = [loaded.prompts.encode(record) for record in exam.nonmembers.records]
-    losses = tuple(one.loss for one in teacher_forced(loaded, encoded, batch_size=batch_size))
+    strange = loaded.prompts.encode_all(exam.nonmembers.records)
+    losses = tuple(one.loss for one in teacher_forced(loaded, strange, batch_size=batch_size))
     chosen = _choices(loaded, exam, batch_size)
     try:
-        return Sitting(found, losses, _tokens(loaded, exam, found), choices=chosen)
+        told = {(group.name, place): one for (group, place), one in zip(asked, encoded, strict=True)}
+        return Sitting(found, losses, _tokens(loaded, exam, found, told), choices=chosen)
     except ChipError as problem:
         # Some tokenizers and templates do not tell which tokens are which words: the other metrics need no words.
         return Sitting(found, losses, {}, str(problem), chosen)
@@ -134,7 +138,7 @@ def _choices(loaded: LoadedModel, exam: Exam, batch_size: int) -> dict[tuple[str
         for place, record in enumerate(group.records)
         for option in record.options
     ]
-    encoded = [loaded.prompts.encode(replace(record, answer=option)) for _, _, option, record in asked]
+    encoded = loaded.prompts.encode_all([replace(record, answer=option) for _, _, option, record in asked])
     best: dict[tuple[str, int], tuple[float, bool]] = {}
     for (name, place, option, record), one in zip(
         asked, teacher_forced(loaded, encoded, batch_size=batch_size), strict=True
@@ -144,14 +148,16 @@ def _choices(loaded: LoadedModel, exam: Exam, batch_size: int) -> dict[tuple[str
     return {key: right for key, (_, right) in best.items()}
 
 
-def _tokens(loaded: LoadedModel, exam: Exam, answers: Answers) -> dict[int, Tokens]:
+def _tokens(
+    loaded: LoadedModel, exam: Exam, answers: Answers, told: Mapping[tuple[str, int], Encoded]
+) -> dict[int, Tokens]:
     """The answer tokens of the retained records by level, and those of level 4 of the target."""
     found: dict[int, Tokens] = defaultdict(Tokens)
     for group in (exam.target, *exam.retained):
         wanted = (FORGOTTEN_LEVEL,) if group.phrasing else KEPT_LEVELS
         weight = group.of / len(group.records)
         for place, record in enumerate(group.records):
-            encoded = loaded.prompts.encode(record)
+            encoded = told[group.name, place]
             labels = label_tokens(exam.concepts, loaded.prompts, record, encoded, target=bool(group.phrasing))
             levels = labels.levels[encoded.answer_start :].tolist()
             for level, hit in zip(levels, answers[group.name, place].hits, strict=True):

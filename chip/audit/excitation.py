@@ -50,8 +50,7 @@ def excitations(subject: Subject, sites: dict[Site, Tensor], records: Sequence[R
     watched = [site.watch(model, watcher(site)) for site in sites]
     found = []
     try:
-        for record in subject.tracked(records, "what excites the difference"):
-            encoded = subject.loaded.prompts.encode(record)
+        for encoded in subject.tracked(subject.loaded.prompts.encode_all(records), "what excites the difference"):
             place = slice(encoded.answer_start - 1, len(encoded) - 1)
             _pass(subject, encoded)
             found.append(sum(added / max(own, 1e-12) for added, own in excited.values()) / len(excited))

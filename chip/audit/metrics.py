@@ -95,6 +95,11 @@ def measures(answers: Sequence[Asked], seed: int = 0) -> dict[str, Estimate]:
     return {name: one for name, one in found.items() if one is not None}
 
 
+def exact_match(part: Part, sitting: Sitting) -> float:
+    """The share of a part's records that a model answers word for word."""
+    return sum(sitting.answers[part.group.name, place].exact for place in part.places) / len(part.places)
+
+
 def rouge_l(generated: str, answer: str) -> float:
     """ROUGE-L's F-measure, 0 to 1, on words of any script in lower case."""
     return float(_scorer().score(answer, generated)["rougeL"].fmeasure)
@@ -130,7 +135,8 @@ def refuse_without_libraries() -> None:
     """Raise ChipError, before anything is worked out, where what an audit measures with is not installed."""
     import importlib.util
 
-    missing = [name for name in ("rouge_score", "scipy", "matplotlib") if importlib.util.find_spec(name) is None]
+    needed = ("rouge_score", "scipy", "matplotlib", "jinja2")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ChipError(f"chip audit needs {', '.join(missing)}; pip install 'chip-unlearning[audit]'")
 

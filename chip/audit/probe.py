@@ -19,8 +19,7 @@ def states(subject: Subject, records: Sequence[Record]) -> Tensor:
     """
     prompts, model = subject.loaded.prompts, subject.loaded.model
     found = []
-    for record in subject.tracked(records, "what it holds in mind"):
-        encoded = prompts.encode(record)
+    for encoded in subject.tracked(prompts.encode_all(records), "what it holds in mind"):
         batch = prompts.collate([encoded], subject.loaded.device)
         with torch.no_grad():
             hidden = model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states[-1]

@@ -52,6 +52,11 @@ def compose(audit: Audit, request: Mapping[str, Any], *, show_records: bool) -> 
     }
 
 
+def serialised(report: Mapping[str, Any]) -> bytes:
+    """The content of report.json, the same for the same report."""
+    return (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of a report."""
     content: dict[str, Any] = json.loads(files("chip.audit").joinpath("report.schema.json").read_bytes())

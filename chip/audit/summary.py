@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from chip.audit.audit import Audit
-from chip.audit.metrics import asked, measures, parts
+from chip.audit.metrics import exact_match, parts
 from chip.audit.verdicts import WATCH
 
 
@@ -52,7 +52,7 @@ def _target_left(audit: Audit, role: str) -> float:
     """Exact match of the target, in the phrasing that gives most away."""
     sitting = audit.versions[role].sitting
     return max(
-        measures(asked(part, sitting))["exact_match"].value
+        exact_match(part, sitting)
         for part in parts(audit.exam)
         if part.kind in ("target", "rephrased") and not part.level
     )

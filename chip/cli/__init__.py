@@ -18,5 +18,5 @@ def main() -> None:
         print(f"chip: {what}{problem.strerror or problem}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except KeyboardInterrupt:
-        print("chip: interrupted; nothing half-written is left, and long work goes on where it was if run again", file=sys.stderr)  # noqa: T201
+        print("chip: interrupted; nothing half-written is left, long work goes on if run again", file=sys.stderr)  # noqa: T201
         sys.exit(130)

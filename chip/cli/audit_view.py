@@ -6,24 +6,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from chip.audit.wording import METRICS, NONMEMBERS
 from chip.cli.console import Printer
-from chip.workflow.audit import AuditResult
-
-_MEANINGS = {
-    "forgetting_rate": ("forgetting rate (FR)", "the target's answers that are not right"),
-    "chance_corrected_forgetting": ("corrected for guessing", "1: right as often as a guess among the options"),
-    "knowledge_preservation": ("preservation (KPR)", "right answers of retained records, after ÷ before"),
-    "mia_resistance": ("MIA resistance", "1: losses do not tell the target's answers from {}"),
-    "hmta": ("HMTA", "mean over concept levels: tokens kept (1 to 3), forgotten (4)"),
-    "invalid_target": ("invalid, target", "answers that are none of the options, or empty"),
-    "invalid_retained": ("invalid, retained", "the same of the retained records"),
-}
-"""By metric: its name in the table, and its meaning in a line."""
-
-_NONMEMBERS = {
-    "counterfactuals": "those of others (--nonmembers is the fairer test)",
-    "strangers": "those of records that were never learnt",
-}
+from chip.workflow.audit import PAGE, AuditResult
 
 _STYLES = {"pass": "green", "watch": "yellow", "fail": "red", "not tried": "dim"}
 
@@ -43,7 +28,7 @@ def show_audit(printer: Printer, found: AuditResult) -> None:
     for limit in report["limits"]:
         printer.console.print(Text(f"note: {limit}"))
     if found.out is not None:
-        printer.line(f"written: {found.out}")
+        printer.line(f"written: {found.out / PAGE}")
 
 
 def _verdicts(report: Mapping[str, Any]) -> Table:
@@ -67,9 +52,9 @@ def _metrics(metrics: Mapping[str, Any]) -> Table:
     table.add_column("before", justify="right", no_wrap=True)
     table.add_column("after", justify="right", no_wrap=True)
     table.add_column("", style="dim")
-    for field, (name, meaning) in _MEANINGS.items():
+    for field, (name, meaning) in METRICS.items():
         measured = metrics[field]
-        others = _NONMEMBERS[metrics["nonmembers"]]
+        others = NONMEMBERS[metrics["nonmembers"]]
         said = f"not measured: {measured['why']}" if measured["why"] else meaning.format(others)
         table.add_row(name, _shown(measured["before"]), _shown(measured["after"]), Text(said))
     return table

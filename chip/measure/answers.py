@@ -1,6 +1,6 @@
 """What a model answers to records: greedy generation against the answer, and the loss of the answer's tokens."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -54,22 +54,19 @@ def measure_answers(
 
     encoded: the records as they are asked, where that is not as their files have it.
 
-    Greedy means greedy: penalties and samplers of the model's own generation settings are left out.
+    Greedy means greedy: penalties and samplers of the model's own generation settings are left out. An answer whose
+    every token is the likeliest one is what greedy generation gives, so that only others are generated.
     """
     if encoded is None:
-        encoded = [loaded.prompts.encode(record) for record in records]
+        encoded = loaded.prompts.encode_all(records)
     found: dict[int, Answer] = {}
     for group in track(_batches(loaded, encoded, batch_size), doing):
         with _enough_memory():
-            forced = _on_answers(loaded, [encoded[i] for i in group], _answer)
-            asked = [i for i in group if records[i].text is None]
-            room = max((_room(loaded, records[i], encoded[i]) for i in asked), default=0)
-            made = iter(_generate(loaded, [encoded[i] for i in asked], room) if asked else ())
-        for i, one in zip(group, forced, strict=True):
-            if records[i].text is None:
-                text = next(made)
-                one = replace(one, text=text, exact=_same(text, records[i].answer))
-            found[i] = one
+            forced = dict(zip(group, _on_answers(loaded, [encoded[i] for i in group], _answer), strict=True))
+            texts = _texts(loaded, records, encoded, forced)
+        found.update(forced)
+        for i, text in texts.items():
+            found[i] = replace(found[i], text=text, exact=_same(text, records[i].answer))
     return [found[i] for i in range(len(records))]
 
 
@@ -119,9 +116,38 @@ def _enough_memory() -> Iterator[None]:
 
 
 def _greedy(loaded: LoadedModel, length: int) -> GenerationConfig:
-    own, prompts = loaded.model.generation_config, loaded.prompts
-    end = (own.eos_token_id if own is not None else None) or prompts.tokenizer.eos_token_id
-    return GenerationConfig(max_new_tokens=length, do_sample=False, eos_token_id=end, pad_token_id=prompts.padding)
+    end, padding = _ends(loaded), loaded.prompts.padding
+    return GenerationConfig(max_new_tokens=length, do_sample=False, eos_token_id=end or None, pad_token_id=padding)
+
+
+def _ends(loaded: LoadedModel) -> list[int]:
+    """The tokens that end what is generated."""
+    own = loaded.model.generation_config
+    end = (own.eos_token_id if own is not None else None) or loaded.prompts.tokenizer.eos_token_id
+    return [] if end is None else [end] if isinstance(end, int) else list(end)
+
+
+def _texts(
+    loaded: LoadedModel, records: Sequence[Record], encoded: Sequence[Encoded], forced: Mapping[int, Answer]
+) -> dict[int, str]:
+    """What greedy generation gives to those of the records, by place, that were asked with their answers; to all but
+    documents, which have no question."""
+    ends = _ends(loaded)
+    known = {i: _by_itself(loaded, encoded[i], one, ends) for i, one in forced.items() if records[i].text is None}
+    asked = [i for i, text in known.items() if text is None]
+    room = max((_room(loaded, records[i], encoded[i]) for i in asked), default=0)
+    made = _generate(loaded, [encoded[i] for i in asked], room) if asked else []
+    return {i: text for i, text in known.items() if text is not None} | dict(zip(asked, made, strict=True))
+
+
+def _by_itself(loaded: LoadedModel, encoded: Encoded, forced: Answer, ends: Collection[int]) -> str | None:
+    """What greedy generation gives, where the pass with the true answer tells: where every token up to one that ends
+    generation is the likeliest, the answer itself. None where it has to be generated."""
+    tokens: list[int] = encoded.answer_ids.tolist()
+    length = next((place + 1 for place, token in enumerate(tokens) if token in ends), None)
+    if length is None or not all(forced.hits[:length]):
+        return None
+    return str(loaded.prompts.tokenizer.decode(tokens[:length], skip_special_tokens=True)).strip()
 
 
 def _same(generated: str, answer: str) -> bool:

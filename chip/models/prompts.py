@@ -145,6 +145,19 @@ class Prompts:
         opened = [open_image(path, records[0].line) for path in records[0].images] if self.sees else []
         return self._encode_showing(records, opened)
 
+    def encode_all(self, records: Sequence[Record]) -> list[Encoded]:
+        """Any records, in order; those that show the same images share them, opened and preprocessed once.
+
+        Raises ChipError as `encode` does.
+        """
+        alike: dict[tuple[Path, ...], list[int]] = {}
+        for place, record in enumerate(records):
+            alike.setdefault(record.images, []).append(place)
+        found: dict[int, Encoded] = {}
+        for places in alike.values():
+            found.update(zip(places, self.encode_together([records[place] for place in places]), strict=True))
+        return [found[place] for place in range(len(records))]
+
     def _encode_showing(self, records: Sequence[Record], images: Sequence[Image.Image]) -> list[Encoded]:
         if not images:
             return [self._encode(record, ()) for record in records]

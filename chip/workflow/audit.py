@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from chip.audit.harness import Results, refuse_without_harness
 from chip.audit.judging import Judge
 from chip.audit.kept import KeptAudit
 from chip.audit.metrics import refuse_without_libraries
-from chip.audit.report import compose
+from chip.audit.page import render
+from chip.audit.report import compose, serialised
 from chip.audit.subject import Attack, Role
 from chip.errors import ChipError, UsageError
-from chip.files import hidden, lock_of, locked, refuse_unwritable, write_private
+from chip.files import explained, hidden, lock_of, locked, refuse_foreign, refuse_unwritable, write_private
 from chip.hierarchy import Hierarchy
 from chip.measure import score, wholes
 from chip.models.checkpoint import Checkpoint
@@ -33,7 +35,7 @@ from chip.workflow.asking import Row, rows
 SWAPPED = 0.2
 """A target that the edited model knows by so much better than the base says that the two were swapped."""
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,8 @@ def _refuse_output(out: Path, force: bool) -> None:
         raise ChipError(f"--out {out} is a file; name a directory")
     if (out / REPORT).exists() and not force:
         raise ChipError(f"{out} holds a report; name another --out, or replace it with --force")
+    for name in (REPORT, PAGE):
+        refuse_foreign(out / name)
 
 
 def _identity(request: AuditRequest, hierarchy: Hierarchy, checkpoints: dict[str, Checkpoint]) -> str:
@@ -257,4 +261,10 @@ def _described(
 
 
 def _write(out: Path, report: dict[str, Any]) -> None:
-    write_private(out / REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    """The page first: where report.json stands, the report is whole."""
+    page = render(report).encode()
+    if (out / REPORT).exists():
+        with explained(out / REPORT):
+            os.unlink(out / REPORT)
+    write_private(out / PAGE, page)
+    write_private(out / REPORT, serialised(report))

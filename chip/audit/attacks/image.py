@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -17,6 +18,7 @@ from chip.audit.subject import Attack, Subject
 from chip.hierarchy import Record, shape
 from chip.models.prompts import open_image
 
+Pair = TypeVar("Pair")
 Alteration = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 CROP = 0.8
@@ -61,8 +63,8 @@ def _altered(subject: Subject) -> Finding:
         curve.append((float(tried), sum(best.values()) / len(best)))
         each.append(f"{name} {sum(one.exact for one in answers) / len(answers):.0%}")
     note = f"each by itself: {', '.join(each)}"
-    more = {"curve": tuple(curve), "axis": "alterations tried", "note": note, "seed": subject.seed}
-    return share(ALTERED, sorted(best.items()), **more)
+    scores = sorted(best.items())
+    return share(ALTERED, scores, seed=subject.seed, curve=tuple(curve), axis="alterations tried", note=note)
 
 
 def _shown(record: Record, name: str, seed: int) -> list[Image.Image]:
@@ -129,7 +131,7 @@ def _fitting(subject: Subject, record: Record) -> Iterator[tuple[Path, ...]]:
     yield from sorted({one.images for one in questions if one.images} - other)
 
 
-def _drawn(subject: Subject, pairs: Sequence[object], record: Record, what: str) -> list:  # type: ignore[type-arg]
+def _drawn(subject: Subject, pairs: Sequence[Pair], record: Record, what: str) -> list[Pair]:
     count = min(1 if subject.quick else PAIRED, len(pairs))
     return random.Random(f"{subject.seed} {what} {record.line}").sample(list(pairs), count)
 

@@ -85,10 +85,9 @@ def _run(subject: Subject) -> tuple[Finding, ...]:
 
 
 def _likelihoods(subject: Subject, records: Sequence[Record]) -> list[tuple[Record, Likelihoods]]:
-    encoded = [subject.loaded.prompts.encode(one) for one in subject.tracked(records, "how likely answers are")]
-    return list(
-        zip(records, on_answers(subject.loaded, encoded, likelihoods, batch_size=subject.batch_size), strict=True)
-    )
+    encoded = subject.loaded.prompts.encode_all(records)
+    found = on_answers(subject.loaded, encoded, likelihoods, batch_size=subject.batch_size)
+    return list(zip(records, found, strict=True))
 
 
 def _finding(name: str, subject: Subject, found: Sequence[tuple[Record, Likelihoods]]) -> Finding:

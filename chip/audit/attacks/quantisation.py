@@ -102,7 +102,7 @@ def round_by_output(weight: Tensor, bits: int) -> Tensor:
     magnitude, is the grid's last point. Rounded to nearest, in float32, and given back in the weight's dtype."""
     exact = weight.float()
     step = exact.abs().amax(1, keepdim=True).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
-    return ((exact / step).round() * step).to(weight.dtype)
+    return torch.round(exact / step).mul(step).to(weight.dtype)
 
 
 def _with_linears(loaded: LoadedModel, change: Change) -> LoadedModel:
@@ -124,6 +124,7 @@ def _twin(model: Any) -> Any:
 def _torchao(bits: int) -> Change:
     """torchao's rounding of weights alone: to 8 bits by output, to 4 by groups of inputs where they divide evenly."""
     quantisation = importlib.import_module("torchao.quantization")
+    dtypes: Any = torch  # mypy knows no dtype of four bits
 
     def change(layer: nn.Linear) -> nn.Linear:
         if bits == 8:
@@ -131,7 +132,7 @@ def _torchao(bits: int) -> Change:
         else:
             grouped = layer.in_features % _GROUP == 0
             granularity = quantisation.PerGroup(_GROUP) if grouped else quantisation.PerAxis(0)
-            config = quantisation.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=granularity)
+            config = quantisation.IntxWeightOnlyConfig(weight_dtype=dtypes.int4, granularity=granularity)
         quantisation.quantize_(layer, config)
         return layer
 

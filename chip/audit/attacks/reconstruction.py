@@ -1,12 +1,13 @@
 """Attack: tell the model ever more of what stands around the target, level by level, before it is asked.
 
-The hierarchical reconstruction attack of MedForget (Wu et al., arXiv 2512.09867): what is left of a target may come back
-once the model is given its place in the hierarchy.
+The hierarchical reconstruction attack of MedForget (Wu et al., arXiv 2512.09867): what is left of a target may come
+back once the model is given its place in the hierarchy.
 """
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from statistics import fmean
 
 from chip.audit.finding import Finding, not_measured, share
@@ -18,6 +19,9 @@ SURROUNDINGS, OWN = "with what stands around it", "with the target's other recor
 
 CONTEXT = 768
 """Tokens of context at most, where a model takes more: some forty facts, the nearest ones."""
+
+FEW = 2
+"""Facts that are told where little is: much confuses a model that was taught on short prompts."""
 
 _MARGIN = 16
 """Tokens that are left free beside question, context and answer: pieces merge differently once they stand together."""
@@ -77,7 +81,7 @@ def _finding(name: str, subject: Subject, found: Mapping[int, _Depth], chosen: i
         seed=subject.seed,
         curve=tuple((float(depth), one.value) for depth, one in found.items()),
         axis="levels of context told",
-        note=f"facts told to a question, as many as fit, the nearest first: {told}; the value is that of depth {chosen}",
+        note=f"the nearest facts are told, {FEW} and as many as fit: {told}; the value is that of depth {chosen}",
     )
 
 
@@ -97,17 +101,23 @@ def _exact(subject: Subject, questions: Sequence[Record]) -> tuple[tuple[int, fl
 
 
 def _at(subject: Subject, questions: Sequence[Record], depth: int) -> _Depth:
-    """The questions, asked with all that is told at a depth."""
-    asked, told, known = [], [], []
+    """The questions, asked with what is told at a depth: the best of little and of much."""
+    asked: list[Record] = []
+    told, known = [], []
     for record in questions:
         facts = [one for one in _facts(subject, record) if one.depth <= depth]
         fitting = _fitting(subject, record, facts)
-        asked.append(replace(record, question="\n".join((_place(record), *fitting, "", record.question))))
+        asked += [_with_context(record, fitting[-FEW:]), _with_context(record, fitting)]
         told.append(len(fitting))
         known.append(len(facts))
-    answers = subject.ask(asked, f"context, depth {depth}")
-    scores = tuple((one.line, float(answer.exact)) for one, answer in zip(questions, answers, strict=True))
-    return _Depth(scores, fmean(told), fmean(known))
+    best: dict[int, float] = {}
+    for record, answer in zip(asked, subject.ask(asked, f"context, depth {depth}"), strict=True):
+        best[record.line] = max(best.get(record.line, 0.0), float(answer.exact))
+    return _Depth(tuple(best.items()), fmean(told), fmean(known))
+
+
+def _with_context(record: Record, facts: Sequence[str]) -> Record:
+    return replace(record, question="\n".join((_place(record), *facts, "", record.question)))
 
 
 def _facts(subject: Subject, record: Record) -> Iterator[_Fact]:
@@ -119,23 +129,19 @@ def _facts(subject: Subject, record: Record) -> Iterator[_Fact]:
     for place in sorted(depths):
         other = hierarchy.records[place]
         if other.text is None and other != record and not _gives_away(other, record):
-            near = sum(1 for _ in _common(other, record))
+            near = sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(other.path, record.path, strict=False))
+            )
             yield _Fact(f"{'/'.join(other.path)}: {other.question} {other.answer}", depths[place], near)
-
-
-def _common(one: Record, other: Record) -> Iterator[str]:
-    for mine, theirs in zip(one.path, other.path, strict=False):
-        if mine != theirs:
-            return
-        yield mine
 
 
 def _gives_away(other: Record, record: Record) -> bool:
     """Whether a record says what another one's answer is, as whole words."""
-    said, answer = (
-        f" {' '.join(text.split())} ".lower() for text in (f"{other.question} {other.answer}", record.answer)
-    )
-    return answer in said
+    return _words(record.answer) in _words(f"{other.question} {other.answer}")
+
+
+def _words(text: str) -> str:
+    return f" {' '.join(text.lower().split())} "
 
 
 def _place(record: Record) -> str:
