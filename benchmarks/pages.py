@@ -24,7 +24,9 @@ records stands in brackets. *Loss* is nats a token of the target's true answers,
 distribution is from the retrained model's (Wasserstein, nats). FR, KPR, MIA resistance and HMTA are those of
 [docs/duolearn.md](../../docs/duolearn.md#metrics). *Gone*, *kept* and *stays gone* are the three answers of the
 report's first screen, then come its verdicts, attack by attack, held against the retrained model. *Met* says
-whether the goals of `chip edit` were; *seconds* are of the processor."""
+whether the goals of `chip edit` were; *seconds* are of the processor. Methods that train begin with settings for
+models of billions of parameters; few trials may end before one is found that moves so small a model. A method
+without a row was not run."""
 
 
 def write_page(
