@@ -20,30 +20,29 @@ _ROLES = ("language", "attention")
 
 
 def differing_sites(subject: Subject) -> dict[Site, Tensor]:
-    """Of every language site whose weight differs from the model before, the difference (D, d), float32."""
+    """Of every language site whose weight differs from the model before, the difference (D, d), in the model's dtype:
+    they are all in memory at once."""
     model = subject.loaded.model
     found = {}
     for site in (one for one in subject.loaded.sites if one.role in _ROLES):
         weight = site.weight(model).detach().float()
         added = weight - _stored(subject.base, site, weight)
         if bool(added.any()):
-            found[site] = added
+            found[site] = added.to(site.weight(model).dtype)
     return found
 
 
 def excitations(subject: Subject, sites: dict[Site, Tensor], records: Sequence[Record]) -> list[float]:
-    """Of each record, the mean over the sites of ‖Δ x‖² ÷ ‖W x‖², summed over the answer positions: x is what enters a
-    site, W x what leaves it without its bias, and Δ the difference."""
+    """Of each record, the mean over the sites of ‖Δ x‖² ÷ ‖y‖², each summed over the answer positions: x is what enters
+    a site, y what leaves it, and Δ the difference."""
     model = subject.loaded.model
     excited: dict[Site, tuple[float, float]] = {}
     place = slice(0, 0)
 
     def watcher(site: Site) -> Watcher:
-        weight = site.weight(model).detach().float()
-
-        def watch(given: Tensor, _: Tensor) -> None:
-            keys = given[0, place].float()
-            excited[site] = _square(keys @ sites[site].T), _square(keys @ weight.T)
+        def watch(given: Tensor, output: Tensor) -> None:
+            added = given[0, place].float() @ sites[site].float().T
+            excited[site] = _square(added), _square(output[0, place].float())
 
         return watch
 

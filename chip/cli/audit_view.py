@@ -1,12 +1,12 @@
 """What `chip audit` prints: the answer in three sentences, the groups, the verdicts, and published metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from chip.audit.wording import METRICS, NONMEMBERS
+from chip.audit.wording import METRICS, NONMEMBERS, ROLES
 from chip.cli.console import Printer
 from chip.workflow.audit import PAGE, AuditResult
 
@@ -23,6 +23,8 @@ def show_audit(printer: Printer, found: AuditResult) -> None:
     if report["attacks"]:
         printer.line("")
         printer.console.print(_verdicts(report))
+        for remark in _remarks(report):
+            printer.console.print(Text(remark, style="dim"))
     printer.line("")
     printer.console.print(_metrics(report["published"]["edited"]))
     for limit in report["limits"]:
@@ -32,17 +34,28 @@ def show_audit(printer: Printer, found: AuditResult) -> None:
 
 
 def _verdicts(report: Mapping[str, Any]) -> Table:
-    """A row a finding."""
+    """A row a finding: its value under each model, and what the reader has to know of those that have none."""
+    roles = [role for role in ROLES if role in report["request"]["models"]]
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("attack", no_wrap=True)
     table.add_column("finding", overflow="fold")
+    for role in roles:
+        table.add_column(ROLES[role], justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("", style="dim", overflow="fold")
+    for attack in report["attacks"]:
+        for place, one in enumerate(attack["findings"]):
+            values = [_shown(one["models"].get(role, {}).get("value")) for role in roles]
+            verdict = Text(one["verdict"], style=_STYLES[one["verdict"]])
+            table.add_row(attack["name"] if not place else "", Text(one["name"]), *values, verdict)
+    return table
+
+
+def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
+    """Why something was not tried, and what stands behind a verdict that compares with nothing."""
     for attack in report["attacks"]:
         for one in attack["findings"]:
-            verdict = Text(one["verdict"], style=_STYLES[one["verdict"]])
-            table.add_row(attack["name"], Text(one["name"]), verdict, Text(one["reason"]))
-    return table
+            if one["verdict"] == "not tried" or (one["scale"] in ("caution", "release") and one["verdict"] != "pass"):
+                yield f"{attack['name']}, {one['name']}: {one['reason']}"
 
 
 def _metrics(metrics: Mapping[str, Any]) -> Table:

@@ -1,10 +1,14 @@
 """What an attack gets back the harder it tries: every finding that has a curve, a picture each."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from chip.audit.figures.ink import DASHES, MARKS, Drawn, Panel, canvas, colour, cut, panel, role_keys
 from chip.audit.wording import ROLES, readable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _TITLE = "What comes back as an attack grows stronger"
 
@@ -60,9 +64,21 @@ def _drawn(place: int, attack: str, finding: Mapping[str, Any]) -> Panel:
         axes.set(ylim=(-0.02, 1.02), yticks=(0, 0.5, 1), xlabel=axis, ylabel="comes back")
         if finding["scale"] != "share":
             axes.set_ylabel("told apart")
-        axes.locator_params(axis="x", nbins=6)
+        _ticks(axes, next(one["curve"] for one in finding["models"].values() if one["curve"]))
         axes.grid(True)
         return panel(figure, f"curve-{place}", f"{attack}: {finding['name']}", f"By {axis}: {_said(finding)}.")
+
+
+def _ticks(axes: "Axes", points: Sequence[Sequence[float]]) -> None:
+    """A tick at each strength where they stand apart; to the right the attack is stronger."""
+    places = sorted(x for x, _ in points)
+    width = places[-1] - places[0]
+    if all(9 * (after - before) >= width for before, after in pairwise(places)):
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+    else:
+        axes.locator_params(axis="x", nbins=6)
+    if points[0][0] > points[-1][0]:
+        axes.invert_xaxis()
 
 
 def _said(finding: Mapping[str, Any]) -> str:
