@@ -88,10 +88,11 @@ class Kept:
         self.found: dict[str, Outcome] = json.loads(path.read_text()) if path.exists() else {}
 
     def once(self, key: str, step: str, command: str, do: Callable[[], Outcome]) -> None:
-        """Do a step and add what came of it, unless it was done by the same command."""
+        """Do a step and add what came of it, unless it was done by the same command; an edit that is made anew drops what
+        its audit said."""
         known = self.found.get(key, {})
         if known.get(step) != command:
-            self.found[key] = {**known, **do(), step: command}
+            self.found[key] = {**(known if step == "audit" else {}), **do(), step: command}
             self._path.write_text(json.dumps(self.found, indent=1) + "\n")
             typer.echo(f"{key}: {step} done", err=True)
 
@@ -168,7 +169,7 @@ def _edited(case: Case, flags: str, out: Path, limit: int) -> Outcome:
     shutil.rmtree(out, ignore_errors=True)
     where = ["--out", str(out), "--edit-out", str(edit), "--force"]
     ran = attempt(_chip("edit", str(case.model), *shlex.split(flags), *_asked(case), *where), out.parent, limit)
-    took = {"seconds": ran.seconds, "memory": ran.memory, "problem": ran.problem}
+    took = {"seconds": ran.seconds, "memory": ran.memory, "problem": _nameless(ran.problem, case)}
     if ran.problem:
         return took
     return took | {
@@ -215,6 +216,11 @@ def of_model(report: Mapping[str, Any], role: str) -> Outcome:
 
 def _asked(case: Case) -> list[str]:
     return ["--data", str(case.data), *(flag for node in case.forget for flag in ("--forget", node)), "--json"]
+
+
+def _nameless(problem: str, case: Case) -> str:
+    names = {part for node in case.forget for part in node.split("/")}
+    return re.sub("|".join(map(re.escape, sorted(names, key=len, reverse=True))), "…", problem)
 
 
 def _slug(name: str) -> str:
