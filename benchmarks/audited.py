@@ -88,7 +88,7 @@ class Kept:
         self.found: dict[str, Outcome] = json.loads(path.read_text()) if path.exists() else {}
 
     def once(self, key: str, step: str, command: str, do: Callable[[], Outcome]) -> None:
-        """Do a step and add what came of it, unless it was done by the same command; an edit made anew drops its audit."""
+        """Do a step and add what came of it, unless the same command did it; an edit made anew drops its audit."""
         known = self.found.get(key, {})
         if known.get(step) != command:
             self.found[key] = {**(known if step == "audit" else {}), **do(), step: command}
