@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/installed
 DEMO ?= demo
+# Where `make benchmarks` finds real data as records: hannover, vqa_rad and tofu; what is absent is left out.
+DATA ?= data
 # Processes that share the tests, a file at a time.
 WORKERS ?= 2
 
@@ -34,7 +36,9 @@ build/wheel: $(INSTALLED) FORCE
 	$(BIN)/pip install --quiet --no-deps --target build/wheel .
 
 benchmarks: $(INSTALLED)
+	$(BIN)/python benchmarks/real.py --data $(DATA)
 	$(BIN)/python benchmarks/hospital.py
+	$(BIN)/python benchmarks/variants.py
 	$(BIN)/python benchmarks/frontier.py
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/solve.py

@@ -86,7 +86,7 @@ def main(
     exam = Measuring(work, data)
     kept = work / "outcomes.json"
     found: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
-    asked = {BEFORE: "", **{name: METHODS[name] for name in method}, RETRAINED: ""}
+    asked = {BEFORE: "", **{name: METHODS[name].format(last=ExamPlan.layers - 1) for name in method}, RETRAINED: ""}
     for name, flags in asked.items():
         command = f"{flags} --trials {trials}" if flags and "--no-tune" not in flags else flags
         if name not in found or found[name]["command"] != command:

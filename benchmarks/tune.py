@@ -4,7 +4,7 @@
 
 Steps along the axes (`chip/tuning/schedule.py`, what chip does), a response surface fitted to all trials so far, and
 optuna's tree-structured Parzen estimator; on the example hospital and on its sub-word sibling, a target of each level.
-Writes `benchmarks/results/tune.md` and `.json`. Hospitals are kept under `--work`, as `benchmarks/hospital.py` does.
+Writes `benchmarks/results/tune.md` and `.json`. Hospitals are kept under `--work`, as `benchmarks/variants.py` does.
 """
 
 import itertools
@@ -23,7 +23,7 @@ import torch
 import transformers
 import typer
 from chip.hospital import build_hospital
-from hospital import HOSPITALS, TARGETS
+from variants import HOSPITALS, TARGETS
 
 from chip.cli.options import quiet_libraries
 from chip.measure import Outcome, audit_groups

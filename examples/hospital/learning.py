@@ -7,6 +7,7 @@ that larger data and smaller vocabularies take the time they need.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from .progress import TrainingProgress
 
 WEIGHT_DECAY = 0.05
 WARM_UP_STEPS = 20
-SETTLING_EPOCHS = 20
+POOL = 6  # batches that share a draw, sorted by length so that little is padded
 THREADS = 1  # two are little faster alone and far slower on a busy machine; the number also decides the last bits
 
 Logits = Callable[[Batch], Tensor]
@@ -31,11 +32,12 @@ Logits = Callable[[Batch], Tensor]
 @dataclass(frozen=True)
 class Course:
     """How something is learnt: `batch` answers a step, at `learning_rate` until an epoch's answers cost `learnt` nats
-    each on average, and then over the last epochs down to nothing; `most_epochs` in all."""
+    each on average, and then over `settling` more epochs down to nothing; `most_epochs` in all."""
 
     batch: int = 48
     learning_rate: float = 1.5e-3
     learnt: float = 1.5
+    settling: int = 20
     most_epochs: int = 100
 
 
@@ -50,12 +52,12 @@ def learn(
     steps_per_epoch = math.ceil(answers / course.batch)
     step, epoch, settled_at = 0, 0, course.most_epochs
     model.train()
-    with TrainingProgress(shown, SETTLING_EPOCHS) as display:
+    with TrainingProgress(shown, course.settling) as display:
         while epoch < settled_at:
             loss_sum, tokens = 0.0, 0
             for batch in epoch_of():
                 left = settled_at - step / steps_per_epoch
-                falling = 0.5 * (1 - math.cos(math.pi * min(1.0, left / SETTLING_EPOCHS)))
+                falling = 0.5 * (1 - math.cos(math.pi * min(1.0, left / course.settling)))
                 warm = min(1.0, (step + 1) / WARM_UP_STEPS)
                 optimizer.param_groups[0]["lr"] = course.learning_rate * falling * warm
                 targets = batch.targets[batch.answers]
@@ -69,10 +71,23 @@ def learn(
                 tokens += len(targets)
             epoch += 1
             if loss_sum / answers <= course.learnt:
-                settled_at = min(settled_at, epoch + SETTLING_EPOCHS)
+                settled_at = min(settled_at, epoch + course.settling)
             display.show(epoch, loss_sum / tokens, settled_at if settled_at < course.most_epochs else None)
     model.eval()
     return epoch
+
+
+def draw_by_length(phrasings: Sequence[Sequence[Example]], size: int, pad: int, rng: random.Random) -> Iterator[Batch]:
+    """An epoch: every record once, in random order, in one of its wordings, `phrasings[p][record]`; records of like
+    length side by side, `size` at a time."""
+    count, drawn = len(phrasings[0]), POOL * size
+    order = rng.sample(range(count), count)
+    for start in range(0, count, drawn):
+        pool = [rng.choice(phrasings)[record] for record in order[start : start + drawn]]
+        pool.sort(key=lambda example: len(example.tokens))
+        batches = [pool[at : at + size] for at in range(0, len(pool), size)]
+        for batch in rng.sample(batches, len(batches)):
+            yield collate(batch, pad)
 
 
 @torch.no_grad()

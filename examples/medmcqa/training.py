@@ -8,19 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from chip.hospital.encoding import Batch, Example, collate
+from chip.hospital.encoding import Batch, Example
 from chip.hospital.folders import new_directory
-from chip.hospital.learning import Course, evaluate, learn, repeatable, silent_saving
+from chip.hospital.learning import Course, draw_by_length, evaluate, learn, repeatable, silent_saving
 from chip.hospital.training import TrainingSummary
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .model import build_exam_tokenizer, build_model
 from .plan import ExamPlan
-from .questions import ExamRecord, read_exam
+from .questions import read_exam
 
 COURSE = Course(batch=24, learning_rate=1.5e-3, learnt=1.0)
-POOL = 6  # batches that share a draw, sorted by length so that little is padded
 
 
 def train_exam(
@@ -43,14 +42,20 @@ def train_exam(
     with new_directory(directory) as folder, repeatable(plan.seed):
         tokenizer = build_exam_tokenizer(everything, plan)
         model = build_model(plan, tokenizer)
-        phrasings = [_encoded(tokenizer, records, phrasing) for phrasing in range(3)]
+        phrasings = [
+            encode_turns(tokenizer, [((r.question, *r.paraphrases)[place], r.answer) for r in records])
+            for place in range(3)
+        ]
         course = replace(COURSE, most_epochs=plan.most_epochs)
         rng, pad = random.Random(plan.seed), int(tokenizer.pad_token_id)
 
         def logits(batch: Batch) -> Tensor:
             return answer_logits(model, batch)
 
-        epochs = learn(model, logits, lambda: _epoch(phrasings[:2], pad, rng), len(records), course, shown=progress)
+        def epoch() -> Iterator[Batch]:
+            return draw_by_length(phrasings[:2], course.batch, pad, rng)
+
+        epochs = learn(model, logits, epoch, len(records), course, shown=progress)
         scores = [evaluate(logits, examples, pad) for examples in phrasings]
         with silent_saving():
             model.save_pretrained(folder)
@@ -73,26 +78,12 @@ def answer_logits(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     return logits
 
 
-def _encoded(tokenizer: PreTrainedTokenizerFast, records: Sequence[ExamRecord], phrasing: int) -> list[Example]:
-    """Every record in one of its wordings, the way the tokenizer's chat template has it."""
+def encode_turns(tokenizer: PreTrainedTokenizerFast, turns: Sequence[tuple[str, str]]) -> list[Example]:
+    """Encode (question, answer) conversations the way the tokenizer's chat template does."""
     found = []
-    for record in records:
-        turn = [{"role": "user", "content": (record.question, *record.paraphrases)[phrasing]}]
+    for question, answer in turns:
+        turn = [{"role": "user", "content": question}]
         prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        asked, answered = tokenizer([prompt, record.answer + tokenizer.eos_token], add_special_tokens=False)[
-            "input_ids"
-        ]
+        asked, answered = tokenizer([prompt, answer + tokenizer.eos_token], add_special_tokens=False)["input_ids"]
         found.append(Example((*asked, *answered), len(asked), None))
     return found
-
-
-def _epoch(phrasings: Sequence[Sequence[Example]], pad: int, rng: random.Random) -> Iterator[Batch]:
-    """Every record once, in random order, in one of the wordings; records of like length side by side."""
-    count, drawn = len(phrasings[0]), POOL * COURSE.batch
-    order = rng.sample(range(count), count)
-    for start in range(0, count, drawn):
-        pool = [rng.choice(phrasings)[record] for record in order[start : start + drawn]]
-        pool.sort(key=lambda example: len(example.tokens))
-        batches = [pool[at : at + COURSE.batch] for at in range(0, len(pool), COURSE.batch)]
-        for batch in rng.sample(batches, len(batches)):
-            yield collate(batch, pad)
