@@ -21,7 +21,7 @@ import typer
 from commands import METHODS, attempt, changed, run
 
 from chip.audit.attacks import ATTACKS
-from chip.audit.audit import Audit, limits_of
+from chip.audit.audit import Audit
 from chip.audit.changes import changes
 from chip.audit.exam import set_exam
 from chip.audit.examining import Examined, Examiner
@@ -109,7 +109,6 @@ class Auditor:
     def report(self, edited: Path) -> dict[str, Any]:
         """What `chip audit` writes to report.json."""
         versions = {"base": self._before, "edited": self._examined("edited", edited), "gold": self._gold}
-        limits = limits_of(self._exam, *(versions[role].sitting for role in ("base", "edited", "gold")))
         audit = Audit(
             self._exam,
             self._attacks,
@@ -118,7 +117,6 @@ class Auditor:
             changes=changes(self._base, Checkpoint(edited), silent),
             factuality={},
             harness={},
-            limits=limits,
         )
         return compose(audit, {}, show_records=False)
 

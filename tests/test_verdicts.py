@@ -45,8 +45,10 @@ class TestAgainstARetrainedModel:
         verdicts = [judge(near[area], None, finding(0.5, "area")).verdict for area in (0.1, 0.49, 0.55, 0.9)]
         assert verdicts == ["fail", "pass", "watch", "fail"]
 
-    @pytest.mark.parametrize(("gold", "area", "verdict"), [(0.59, 0.5, "pass"), (0.7, 0.61, "pass"), (0.28, 0.1, "fail"),
-                                                           (0.7, 0.3, "fail"), (0.59, 0.46, "watch")])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("gold", "area", "verdict"),
+        [(0.59, 0.5, "pass"), (0.7, 0.61, "pass"), (0.28, 0.1, "fail"), (0.7, 0.3, "fail"), (0.59, 0.46, "watch")],
+    )
     def test_an_area_nearer_to_a_half_than_the_retrained_models_tells_less(
         self, gold: float, area: float, verdict: str
     ) -> None:

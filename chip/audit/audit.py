@@ -13,6 +13,10 @@ from chip.audit.metrics import exact_match, parts
 from chip.audit.subject import Attack
 from chip.audit.verdicts import Judgement, Verdict, judge, worst
 
+GOLD_KNOWS = 0.5
+"""A retrained model that answers more than this share of what the base does has probably been trained with the target;
+less than that may be common answers, which it guesses."""
+
 Versions = Mapping[str, Examined]
 """The examined models by role: `base`, `edited` and, where there is one, `gold`."""
 
@@ -20,8 +24,7 @@ Versions = Mapping[str, Examined]
 @dataclass(frozen=True)
 class Audit:
     """What was found. methods: what other checkpoints, by name, made of the exam. factuality: a judge's marks, by
-    role, group and place. harness: results of the evaluation harness, by role. limits: what could not be measured, or
-    is weaker than it seems, in sentences."""
+    role, group and place. harness: results of the evaluation harness, by role."""
 
     exam: Exam
     attacks: tuple[Attack, ...]
@@ -30,13 +33,22 @@ class Audit:
     changes: tuple[Change, ...]
     factuality: Mapping[str, Mapping[tuple[str, int], float]]
     harness: Mapping[str, Results]
-    limits: tuple[str, ...]
     seed: int = 0
 
     @cached_property
     def judgements(self) -> dict[str, dict[str, Judgement]]:
         """By attack and finding, the verdict on the edited model."""
         return {attack.name: self._judged(attack.name) for attack in self.attacks}
+
+    @property
+    def gold_knows(self) -> bool:
+        """Whether the retrained model seems to have been trained with the target after all."""
+        return "gold" in self.versions and self.known("gold") > GOLD_KNOWS * self.known("base") > 0
+
+    def known(self, role: str) -> float:
+        """The share of the target, in its first wording, that a model answers."""
+        target, answers = self.exam.target, self.versions[role].sitting.answers
+        return sum(answers[target.name, place].exact for place in range(len(target.records))) / len(target.records)
 
     def verdict(self, attack: str) -> Verdict:
         return worst(self.judgements[attack].values())

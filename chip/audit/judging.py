@@ -25,6 +25,7 @@ SECONDS = 120.0
 """How long a judge may take for one answer."""
 
 _MOST_BYTES = 1 << 20
+_PORT = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]+)(?::\d{1,5})?")
 _MARK = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*10|of 10)?\s*\.?\s*")
 _TASK = (
     "You mark how factually correct an answer is, given the true answer. Reply with one number from 0 (wrong or "
@@ -45,7 +46,9 @@ class Judge:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.username is not None or parts.password is not None:
+            raise UsageError(f"--judge holds a name or a password; give the key as {KEY} instead")
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _PORT.fullmatch(parts.netloc):
             raise UsageError(f"--judge {self.endpoint!r} is no address such as http://127.0.0.1:8000/v1")
         if not self.allow_remote and not _is_loopback(parts.hostname):
             raise UsageError(
@@ -80,7 +83,10 @@ class Judge:
                 said = json.loads(answered.read(_MOST_BYTES))
             return str(said["choices"][0]["message"]["content"])
         except (OSError, http.client.HTTPException) as problem:
-            raise ChipError(f"the judge at {self.endpoint} cannot be asked: {problem}") from problem
+            why = getattr(problem, "reason", None) or problem
+            raise ChipError(
+                f"the judge at {self.endpoint} cannot be asked ({why}); serve one there, or leave --judge out"
+            ) from problem
         except (ValueError, KeyError, IndexError, TypeError) as problem:
             raise ChipError(f"the judge at {self.endpoint} does not answer as OpenAI's interface does") from problem
 

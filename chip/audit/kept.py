@@ -49,5 +49,5 @@ class KeptAudit:
         if not ours:
             notice(f"{path.name} holds the progress of another audit, which is dropped")
             return {}
-        notice(f"the audit goes on where it was interrupted: {len(parts)} of its parts are done")
+        notice(f"the audit goes on where it was interrupted, with {len(parts)} answered parts from {path.name}")
         return parts

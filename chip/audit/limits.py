@@ -1,23 +1,21 @@
 """What the reader of an audit must know of what was asked: what is missing, and what is weaker than it seems."""
 
-from chip.audit.exam import Exam, Sitting
+from chip.audit.audit import Audit
 from chip.audit.verdicts import FEW
 
-GOLD_KNOWS = 0.5
-"""A retrained model that answers more than this share of what the base does has probably been trained with the target;
-less than that may be common answers, which it guesses."""
 
-
-def limits_of(exam: Exam, base: Sitting, edited: Sitting, gold: Sitting | None) -> tuple[str, ...]:
+def limits_of(audit: Audit) -> tuple[str, ...]:
     """What the reader of an audit must know of what was asked, in sentences."""
-    target, found = exam.target, []
-    if gold is None:
+    exam, target, found = audit.exam, audit.exam.target, []
+    if not audit.changes:
+        found.append("The two models hold the same weights: nothing was edited.")
+    if "gold" not in audit.versions:
         found.append(
             "There is no model retrained without the target, so that verdicts compare with the model before the edit."
         )
-    elif _share(exam, gold) > GOLD_KNOWS * _share(exam, base) > 0:
+    elif audit.gold_knows:
         found.append(
-            f"The retrained model answers {_share(exam, gold):.0%} of the target: it seems to have been trained with "
+            f"The retrained model answers {audit.known('gold'):.0%} of the target: it seems to have been trained with "
             "it, and verdicts that compare with it are too mild."
         )
     if len(target.records) < FEW:
@@ -33,9 +31,9 @@ def limits_of(exam: Exam, base: Sitting, edited: Sitting, gold: Sitting | None) 
             f"{documents} of the target's {len(target.records)} records are documents without a question: of these "
             "only losses and the likeliest tokens are measured."
         )
-    if _share(exam, base) < 0.5:
+    if audit.known("base") < 0.5:
         found.append(
-            f"The model before the edit answers only {_share(exam, base):.0%} of the target: there was little to "
+            f"The model before the edit answers only {audit.known('base'):.0%} of the target: there was little to "
             "forget."
         )
     sampled = [
@@ -43,14 +41,9 @@ def limits_of(exam: Exam, base: Sitting, edited: Sitting, gold: Sitting | None) 
     ]
     if sampled:
         found.append(f"Of large groups a sample was asked: {', '.join(sampled)}.")
-    if exam.nonmembers.kind == "counterfactuals":
+    if exam.nonmembers.kind == "counterfactuals" and any(one.name == "membership" for one in audit.attacks):
         found.append(
             "Membership is tested against the target's questions with others' answers, which favours neither side "
             "fully; --nonmembers names records that the model never saw."
         )
     return tuple(found)
-
-
-def _share(exam: Exam, sitting: Sitting) -> float:
-    target = exam.target
-    return sum(sitting.answers[target.name, place].exact for place in range(len(target.records))) / len(target.records)

@@ -14,6 +14,7 @@ from typing import Any
 from chip.audit.audit import Audit
 from chip.audit.exam import UTILITY, Sitting
 from chip.audit.finding import Finding
+from chip.audit.limits import limits_of
 from chip.audit.metrics import Part, asked, distribution, mean, measures, parts
 from chip.audit.published import metrics_of
 from chip.audit.summary import summarise
@@ -36,7 +37,7 @@ def compose(audit: Audit, request: Mapping[str, Any], *, show_records: bool) -> 
         "versions": versions(),
         "request": dict(request),
         "summary": _summary(audit),
-        "limits": list(audit.limits),
+        "limits": list(limits_of(audit)),
         "thresholds": {"watch": WATCH, "fail": FAIL, "few": FEW},
         "groups": [_group(audit, part) for part in parts(audit.exam)],
         "gaps": _gaps(audit),

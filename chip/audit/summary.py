@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from chip.audit.audit import Audit
-from chip.audit.verdicts import WATCH
+from chip.audit.verdicts import WATCH, Verdict
 from chip.audit.wording import MEANS
 
 
@@ -35,12 +35,13 @@ def _gone(audit: Audit) -> tuple[str, str]:
     names = ", ".join("/".join(node) for node in audit.exam.split.targets)
     count = len(audit.exam.target.records)
     left = {role: _still_answered(audit, role) for role in audit.versions}
-    floor, before, after = left.get("gold", 0) / count, left["base"] / count, left["edited"] / count
+    floor = 0.0 if audit.gold_knows else left.get("gold", 0) / count
+    before, after = left["base"] / count, left["edited"] / count
     verdict = "yes" if after <= floor + WATCH else "partly" if after <= before / 2 else "no"
     said = {"yes": "is gone", "partly": "is partly gone", "no": "is not gone"}[verdict]
     if before <= WATCH:
         said = "was hardly known before the edit"
-    beside = f", {left['gold']} by a model retrained without it" if "gold" in left else ""
+    beside = f", {left['gold']} by {_gold(audit)}" if "gold" in left else ""
     return (
         f"{names} {said}: of its {count} records, {left['edited']} are still answered word for word in one wording or "
         f"another ({left['base']} before{beside}).",
@@ -80,19 +81,37 @@ def _cost(audit: Audit) -> tuple[str, str]:
 
 
 def _back(audit: Audit) -> tuple[str, str]:
-    found = {
-        verdict: [one.name for one in audit.attacks if audit.verdict(one.name) == verdict]
-        for verdict in ("fail", "watch", "pass", "not tried")
-    }
-    tried = len(audit.attacks) - len(found["not tried"])
+    """What brings the target's answers back, apart from what shows that there was a target."""
+    verdicts = {one.name: audit.verdict(one.name) for one in audit.attacks}
+    tried = [name for name, verdict in verdicts.items() if verdict != "not tried"]
     if not tried:
         return "No attack was made, so that nothing is known of what could bring it back.", "partly"
-    said = [f"{MEANS.get(name, name)} ({name}: {verdict})" for verdict in ("fail", "watch") for name in found[verdict]]
-    passed = f"{len(found['pass'])} of {tried} attacks passed."
-    if not said:
-        return f"Nothing that was tried gave it away or brought it back: {passed}", "yes"
-    could = f"What could give it away or bring it back: {_listed(said)}."
-    return f"{could} {passed}", "no" if found["fail"] else "partly"
+    found = [name for name in tried if verdicts[name] in ("fail", "watch")]
+    back = [name for name in found if _brings_back(audit, name)]
+    told = [name for name in found if name not in back]
+    passed = f"{len(tried) - len(found)} of {len(tried)} attacks passed."
+    said = ["Nothing that was tried brings it back." if not back else f"Brings it back: {_attacks(back, verdicts)}."]
+    if told:
+        said.append(f"Shows that it was there: {_attacks(told, verdicts)}.")
+    if audit.gold_knows:
+        said.append("The model to compare with seems to have been trained with the target: passes mean little.")
+    stays = "no" if any(verdicts[name] == "fail" for name in back) else "partly" if found or audit.gold_knows else "yes"
+    return f"{' '.join(said)} {passed}", stays
+
+
+def _brings_back(audit: Audit, attack: str) -> bool:
+    """Whether an attack's findings, where they are no pass, are of answers that come back."""
+    scales = {one.name: one.scale for one in audit.versions["edited"].findings[attack]}
+    judged = audit.judgements[attack].items()
+    return any(scales[name] == "share" and one.verdict in ("fail", "watch") for name, one in judged)
+
+
+def _attacks(names: list[str], verdicts: dict[str, Verdict]) -> str:
+    return _listed([f"{MEANS.get(name, name)} ({name}: {verdicts[name]})" for name in names])
+
+
+def _gold(audit: Audit) -> str:
+    return "a model that seems to have been trained with it" if audit.gold_knows else "a model retrained without it"
 
 
 def _listed(names: list[str]) -> str:

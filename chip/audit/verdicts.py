@@ -37,24 +37,20 @@ def judge(edited: Finding, base: Finding | None, gold: Finding | None) -> Judgem
     """The verdict on one finding of the edited model, beside the same of the model before and of the retrained one.
 
     Against a retrained model the excess is by how much more comes back than from it: of areas, twice what lies farther
-    from 0.5, or on its other side, so that 1 is everything on every scale. Against the model before it is the share that is left of what that one gave
-    away. Above WATCH it is `watch`; above FAIL it is `fail`, of areas and traces only where chance cannot have made the
-    difference: at least FEW records, and an interval that leaves out what it is held against. Of a share it cannot,
-    since what came back did. What stands in the release, and what is a matter of caution, is held against nothing: any
-    of the one is `fail`, and of the other more than WATCH is `watch`. What brings nothing back from the model before
-    either tells nothing of the edited one.
+    from 0.5, or on its other side, so that 1 is everything on every scale. Against the model before it is the share
+    that is left of what that one gave away. Above WATCH it is `watch`; above FAIL it is `fail`, of areas and traces
+    only where chance cannot have made the difference: at least FEW records, and an interval that leaves out what it is
+    held against. Of a share it cannot, since what came back did. What stands in the release, and what is a matter of
+    caution, is held against nothing: any of the one is `fail`, and of the other more than WATCH is `watch`. What brings
+    next to nothing back from the model before either (up to FAIL) tells nothing of the edited one.
     """
     if edited.value is None:
         return Judgement("not tried", None, edited.why)
     if edited.scale in ("caution", "release"):
         return _absolute(edited, edited.value)
-    if (
-        edited.scale == "share"
-        and base is not None
-        and base.value is not None
-        and max(base.value, edited.value) <= WATCH
-    ):
-        return Judgement("not tried", None, f"it brings back {base.value:.2f} from the model before either")
+    if edited.scale == "share" and edited.value <= WATCH and base is not None and (base.value or 0.0) <= FAIL:
+        said = "nothing" if not base.value else f"only {base.value:.2f}"
+        return Judgement("not tried", None, f"too weak to tell: it brings {said} back from the model before either")
     if gold is not None and gold.value is not None:
         return _cautious(edited, gold.value, _against_gold(edited, edited.value, gold.value))
     if edited.scale == "trace":

@@ -17,7 +17,6 @@ from chip.audit.examining import Examined, Examiner
 from chip.audit.harness import Results, refuse_unready
 from chip.audit.judging import Judge
 from chip.audit.kept import KeptAudit
-from chip.audit.limits import limits_of
 from chip.audit.metrics import refuse_without_libraries
 from chip.audit.page import render
 from chip.audit.report import compose, serialised
@@ -79,6 +78,8 @@ class AuditRequest:
         """The attacks that are made, in the registry's order. Raises UsageError where one is called otherwise."""
         if self.attacks is None:
             return tuple(one for one in ATTACKS.values() if one.quick or not self.quick)
+        if "none" in self.attacks and len(self.attacks) > 1:
+            raise UsageError("--attacks none stands beside the name of an attack; give one or the other")
         unknown = [name for name in self.attacks if name not in (*ATTACKS, "none")]
         if unknown:
             raise UsageError(f"--attacks {unknown[0]!r} is none of {', '.join(ATTACKS)} or none")
@@ -101,6 +102,7 @@ def carry_out_audit(
 
     Raises ChipError where models and records do not go together or the report cannot be written.
     """
+    _refuse_numbers(request)
     refuse_without_libraries()
     if request.harness:
         refuse_unready(request.harness, request.harness_tasks)
@@ -147,20 +149,17 @@ def _audited(
         track,
     )
     versions, methods, harness = _examined(request, examiner, models)
-    base, edited = versions["base"].sitting, versions["edited"].sitting
-    gold = versions["gold"].sitting if "gold" in versions else None
     judge = request.judge
     marks = {} if judge is None else {role: examiner.marks(role, one.sitting, judge) for role, one in versions.items()}
     changed = changes(models.roles["base"], models.roles["edited"], track)
-    limits = limits_of(exam, base, edited, gold)
-    if not changed:
-        limits = (f"{request.base} and {request.edited} hold the same weights: nothing was edited.", *limits)
-    audit = Audit(exam, tuple(chosen), versions, methods, changed, marks, harness, limits, request.seed)
+    audit = Audit(exam, tuple(chosen), versions, methods, changed, marks, harness, request.seed)
     report = compose(audit, _described(request, chosen, models, hierarchy), show_records=request.show_records)
     if request.out is not None:
         _write(request.out, report)
     kept.remove()
-    return AuditResult(report, rows(wholes(exam.groups), base.answers, edited.answers), request.out)
+    return AuditResult(
+        report, rows(wholes(exam.groups), *(versions[role].sitting.answers for role in ("base", "edited"))), request.out
+    )
 
 
 def _examined(
@@ -175,7 +174,7 @@ def _examined(
         model = examiner.model(checkpoint)
         sitting = examiner.sitting(role, model)
         if role == "base":
-            _refuse_swapped(request, examiner.exam, sitting, edited)
+            _refuse_swapped(request, examiner, sitting, edited)
         versions[role] = examiner.attacked(role, model, sitting)
         if request.harness:
             harness[role] = examiner.harness(role, model, request.harness, request.harness_tasks)
@@ -184,25 +183,43 @@ def _examined(
     return versions, methods, harness
 
 
-def _refuse_swapped(request: AuditRequest, exam: Exam, base: Sitting, edited: Sitting) -> None:
+def _refuse_swapped(request: AuditRequest, examiner: Examiner, base: Sitting, edited: Sitting) -> None:
+    exam = examiner.exam
+
     def known(sitting: Sitting) -> float:
         return score([sitting.answers[exam.target.name, i] for i in range(len(exam.target.records))]).exact_match
 
     if known(edited) > known(base) + SWAPPED:
+        examiner.kept.remove()
         raise ChipError(
             f"{request.edited} answers {known(edited):.0%} of the target and {request.base} {known(base):.0%}: give "
             "the model before the edit first and the edited one second"
         )
 
 
+def _refuse_numbers(request: AuditRequest) -> None:
+    for flag, value, least in (
+        ("--verify-records", request.records, 1),
+        ("--batch-size", request.batch_size, 1),
+        ("--seed", request.seed, 0),
+    ):
+        if value < least:
+            raise UsageError(f"{flag} {value}: give {least} or more")
+
+
 def _refuse_output(out: Path, force: bool) -> None:
     refuse_unwritable(out / REPORT)
     if out.is_file():
         raise ChipError(f"--out {out} is a file; name a directory")
-    if (out / REPORT).exists() and not force:
-        raise ChipError(f"{out} holds a report; name another --out, or replace it with --force")
+    for name in ("config.json", "records.jsonl"):
+        if (out / name).exists():
+            raise ChipError(
+                f"--out {out} holds {name}, a model or records; a report names nodes: name another directory"
+            )
     for name in (REPORT, PAGE):
         refuse_foreign(out / name)
+    if (out / REPORT).exists() and not force:
+        raise ChipError(f"{out} holds a report; name another --out, or replace it with --force")
 
 
 def _identity(request: AuditRequest, exam: Exam, models: AuditedModels) -> str:
