@@ -251,6 +251,10 @@ class TestInspection:
         (tmp_path / "forgotten" / "list_patient_0.txt").write_text("nothing")
         assert files_naming(tmp_path, ["patient_0"]) == {"forgotten/list_patient_0.txt": ["patient_0"]}
 
+    def test_a_name_is_found_in_a_binary_file(self, tmp_path: Path) -> None:
+        (tmp_path / "kept.pt").write_bytes(b"PK\0\xff\x01patient_0\x02\xfe")
+        assert files_naming(tmp_path, ["patient_0"]) == {"kept.pt": ["patient_0"]}
+
     def test_another_nodes_name_that_begins_alike_is_no_name(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("study_1_0 and study_10 and mystudy_1 and study_1x")
         assert files_naming(tmp_path, ["study_1"]) == {}

@@ -50,6 +50,9 @@ _KINDS = re.compile(r"(?:_type|_class|_act|_token|_implementation|dtype|architec
 _CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 _LABELS = ("id2label", "label2id")
 
+_ASCII = bytes(one if 32 <= one < 127 else 32 for one in range(256))
+"""What is read of a binary file, such as weights beside the shards, which would take minutes as UTF-8."""
+
 _CHUNK = 1 << 24
 """Characters of a file that are searched at once."""
 
@@ -86,7 +89,8 @@ def files_naming(directory: Path, names: Sequence[str]) -> dict[str, list[str]]:
     """By file of a release, the names that stand in it or in its own name as words, in whatever case, composed or not,
     as JSON escapes or not; files that name nothing are left out.
 
-    Of weights the headers are searched, since their numbers are no text; vocabularies are not searched here.
+    Of weights the headers are searched, since their numbers are no text, and of other binary files what is ASCII;
+    vocabularies are not searched here.
     """
     spelled = _Spelled(names)
     found = {}
@@ -171,6 +175,13 @@ def _texts(path: Path) -> Iterator[str]:
         header = read_header(path)
         yield "\n".join(tensor.name for tensor in header.tensors) + "\n"
         yield "\n".join(f"{key}\n{value}" for key, value in header.metadata.items())
+        return
+    with path.open("rb") as handle:
+        binary = b"\0" in handle.read(1 << 13)
+    if binary:
+        with path.open("rb") as handle:
+            while data := handle.read(_CHUNK):
+                yield data.translate(_ASCII).decode("ascii")
         return
     with path.open(encoding="utf-8", errors="replace") as handle:
         while text := handle.read(_CHUNK):
