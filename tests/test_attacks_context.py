@@ -74,6 +74,41 @@ class TestContext:
                 context = record.question.rsplit("\n\n", 1)[0]
                 assert f" {record.answer} " not in f" {context} ".replace("\n", " ")
 
+    @pytest.mark.parametrize(
+        ("answer", "line"),
+        [
+            ("patient_7", "This is about a/patient_7."),
+            ("024e7871", "a/patient_024e7871: who ? me"),
+            ("Ida", "a: who leads ? Dr Ida."),
+            ("Ida Berg", "a/ida_berg: when ? today"),
+            ("+", "a: sign ? ++-"),
+        ],
+    )
+    def test_a_line_gives_an_answer_away_whatever_stands_around_it(self, answer: str, line: str) -> None:
+        assert reconstruction._holds(line, answer)
+        assert not reconstruction._holds("a/patient_70: who leads ? Idaho Berg", answer)
+
+    def test_names_that_say_the_answer_are_not_told(
+        self, tmp_path: Path, llama: LoadedModel, llama_directory: Path
+    ) -> None:
+        lines: list[dict[str, object]] = [
+            {"path": ["ward_0"], "question": "who leads ?", "answer": "Dr Ida."},
+            {"path": ["ward_0", "patient_0a7"], "question": "the identifier ?", "answer": "0a7"},
+            {"path": ["ward_0", "patient_0a7"], "question": "the nurse ?", "answer": "Ida"},
+            {"path": ["ward_0", "patient_0a7"], "question": "the ward ?", "answer": "ward_0/patient_0a7"},
+            {"path": ["ward_0", "patient_1"], "question": "the bed ?", "answer": "7"},
+            {"path": ["ward_1", "patient_2"], "question": "the bed ?", "answer": "8"},
+        ]
+        data = write_lines(tmp_path / "records", *lines)
+        asked = heard(subject_of(llama, llama_directory, data, forget="patient_0a7"))
+        told = {record.line: record.question for record in asked["context, depth 3"]}
+        assert "0a7" not in told[2]
+        assert told[2].startswith("This is about ward_0.")
+        assert "Ida" not in told[3]
+        assert "patient_0a7: the ward" in told[3]
+        assert not told[4].startswith("This is about")
+        assert "patient_1: the bed ? 7" in told[4]
+
     def test_the_nearest_fact_stands_next_to_the_question(self, told: Mapping[str, list[Record]]) -> None:
         for record in told["context, depth 3"]:
             facts = [line.split(": ")[0].split("/") for line in lines_of(record)[1:-2]]

@@ -11,9 +11,11 @@ from attacking import TARGET, found, learned, subject_of
 from PIL import Image
 from tiny_records import hospital_records, write_lines
 
+from chip.audit.attacks import image
 from chip.audit.attacks.image import ALTERATIONS, ALTERED, ATTACK, ITS_IMAGES, ITS_QUESTIONS
 from chip.audit.finding import Finding
 from chip.audit.subject import Subject
+from chip.hierarchy import Record, shape
 from chip.models.loading import LoadedModel
 from chip.models.prompts import open_image
 from chip.records import read_records
@@ -93,6 +95,22 @@ class TestAttack:
         knowing = learned(llava_directory, [replace(record, images=one) for one in pictures])
         one = found(ATTACK, subject_of(knowing, llava_directory, hospital_data))[ITS_IMAGES]
         assert dict(one.scores)[record.line] == 1.0
+
+    def test_every_question_is_compared_once(
+        self, monkeypatch: pytest.MonkeyPatch, subjects: Mapping[str, Subject]
+    ) -> None:
+        shaped: list[int] = []
+
+        def counting(record: Record) -> str:
+            shaped.append(record.line)
+            return shape(record)
+
+        monkeypatch.setattr(image, "shape", counting)
+        found(ATTACK, subjects["none"])
+        exam = subjects["none"].exam
+        assert sorted(shaped) == sorted(
+            one.line for one in (*exam.questions, *(r for g in exam.retained for r in g.records))
+        )
 
     def test_the_same_seed_gives_the_same_findings_and_a_quick_audit_tries_less(
         self, findings: Mapping[str, Mapping[str, Finding]], subjects: Mapping[str, Subject]

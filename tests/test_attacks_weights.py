@@ -16,6 +16,7 @@ from tiny_records import hospital_records, write_lines
 from chip.audit.attacks import quantisation, relearning
 from chip.audit.finding import Finding
 from chip.audit.subject import Subject
+from chip.duolearn.loop import Losses
 from chip.models.loading import LoadedModel
 
 FEW_LOOKS = (0, 2, 5)
@@ -95,6 +96,41 @@ class TestRelearning:
         made = found(relearning.ATTACK, replace(subjects["all"], quick=True))
         assert any("diverged" in one.why for one in made.values())
 
+    def test_what_came_back_before_a_training_diverged_is_kept(
+        self, monkeypatch: pytest.MonkeyPatch, subjects: Mapping[str, Subject]
+    ) -> None:
+        """The rate explodes after the first look."""
+        step = relearning._Teacher.step
+
+        def exploding(teacher: relearning._Teacher, number: int) -> Losses:
+            if number >= FEW_LOOKS[1]:
+                teacher._adam.param_groups[0]["lr"] = 1e30
+            return step(teacher, number)
+
+        monkeypatch.setattr(relearning, "LOOKS", (0, FEW_LOOKS[1], 20))
+        monkeypatch.setattr(relearning._Teacher, "step", exploding)
+        for one in found(relearning.ATTACK, subjects["all"]).values():
+            assert [place for place, _ in one.curve] == [0, FEW_LOOKS[1]]
+            assert one.value == one.curve[1][1]
+            assert f"after step {FEW_LOOKS[1]}: the training has diverged" in one.note
+
+    def test_of_a_small_target_the_note_says_how_much_was_taught(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        llama: LoadedModel,
+        llama_directory: Path,
+        text_data: Path,
+    ) -> None:
+        (tmp_path / "dataset.json").write_text((text_data / "dataset.json").read_text())
+        lines = [{**one, "image": None} for one in hospital_records()]
+        two = [one for one in lines if one["path"][1:] == [TARGET]]
+        write_lines(tmp_path, *two, *(one for one in lines if TARGET not in one["path"]))
+        monkeypatch.setattr(relearning, "LOOKS", (0, 1))
+        made = found(relearning.ATTACK, subject_of(llama, llama_directory, tmp_path))
+        assert made["30% of the target"].note.startswith("1 record of the target's 2 (50%) taught, 1 a step")
+        assert "of the target's" not in made["siblings"].note
+
     def test_a_target_of_one_record_without_siblings_or_rest(
         self, tmp_path: Path, llama: LoadedModel, llama_directory: Path, text_data: Path
     ) -> None:
@@ -153,6 +189,17 @@ class TestQuantisation:
         else:
             assert one.value is not None or "cannot run here" in one.why
             assert len(one.curve) == 2 or "cannot run here" in one.note
+
+    def test_a_machine_that_is_too_small_is_no_library_that_cannot_run(
+        self, monkeypatch: pytest.MonkeyPatch, subjects: Mapping[str, Subject]
+    ) -> None:
+        def hungry(bits: int) -> quantisation.Change:
+            raise torch.OutOfMemoryError(f"no room for {bits} bits")
+
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+        monkeypatch.setattr(quantisation, "LIBRARIES", {"torchao": hungry})
+        with pytest.raises(torch.OutOfMemoryError):
+            quantisation.ATTACK.run(subjects["none"])
 
     def test_a_library_that_cannot_run_here_is_said(
         self, monkeypatch: pytest.MonkeyPatch, subjects: Mapping[str, Subject]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chip.errors import ChipError
 from chip.models.checkpoint import Checkpoint
+from chip.models.quantised import scale_names
 from chip.progress import Track
 
 SPECTRUM = 32
@@ -31,10 +32,11 @@ class Change:
 
 
 def changed_tensors(base: Checkpoint, edited: Checkpoint) -> tuple[str, ...]:
-    """Names of the tensors whose bytes differ, in order. Raises ChipError where the two are no versions of one model:
-    their tensors have other names or shapes."""
+    """Names of the tensors whose bytes differ, or those of their fp8 scales, in the order of the base. Raises ChipError
+    where the two are no versions of one model: their tensors have other names or shapes."""
     refuse_unlike(base, edited)
-    return tuple(name for name in base.tensors if base.tensor_digests[name] != edited.tensor_digests[name])
+    both = [name for name in _weights(base) if name in edited.tensors]
+    return tuple(name for name in both if _digests(base, name) != _digests(edited, name))
 
 
 def changes(base: Checkpoint, edited: Checkpoint, track: Track) -> tuple[Change, ...]:
@@ -45,19 +47,59 @@ def changes(base: Checkpoint, edited: Checkpoint, track: Track) -> tuple[Change,
 
 
 def refuse_unlike(one: Checkpoint, other: Checkpoint) -> None:
-    """Raise ChipError where two checkpoints are no versions of the same model."""
+    """Raise ChipError where two checkpoints are no versions of the same model: of another family, or with tensors that
+    the other has not, or has in another shape.
+
+    How they store them may differ: scales of fp8 weights are passed over, and so is an output layer that only one of
+    them stores, where its config ties it to the embedding and it is that embedding, to the bit.
+    """
     kinds = one.config.get("model_type"), other.config.get("model_type")
     if kinds[0] != kinds[1]:
         raise ChipError(
             f"{one.directory} is of the family {kinds[0]!r} and {other.directory} of {kinds[1]!r}; "
             "give two versions of one model"
         )
-    for name, tensor in one.tensors.items():
-        if name not in other.tensors or other.tensors[name].shape != tensor.shape:
-            raise ChipError(
-                f"{one.directory} and {other.directory} are no versions of one model: {name} is not the same in both; "
-                "give the model that was edited and what came of it"
-            )
+    for holder, lacking in ((one, other), (other, one)):
+        for name in _weights(holder):
+            if name in lacking.tensors:
+                alike = holder.tensors[name].shape == lacking.tensors[name].shape
+                said = f"{name} is not the same in both"
+            else:
+                alike = _is_tied(holder, name)
+                said = f"only {holder.directory} holds {name}"
+            if not alike:
+                raise ChipError(
+                    f"{one.directory} and {other.directory} are no versions of one model: {said}; "
+                    "give the model that was edited and what came of it"
+                )
+
+
+def _weights(checkpoint: Checkpoint) -> list[str]:
+    """Names of its tensors, in order, but for the scales of others."""
+    scales = {scale for name in checkpoint.tensors for scale in _scales(checkpoint, name)}
+    return [name for name in checkpoint.tensors if name not in scales]
+
+
+def _scales(checkpoint: Checkpoint, name: str) -> list[str]:
+    if checkpoint.tensors[name].dtype != "F8_E4M3":
+        return []
+    return [scale for scale in scale_names(name) if scale in checkpoint.tensors]
+
+
+def _digests(checkpoint: Checkpoint, name: str) -> list[str]:
+    return [checkpoint.tensor_digests[part] for part in (name, *_scales(checkpoint, name))]
+
+
+def _is_tied(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor is an output layer that repeats the embedding, as the config says."""
+    configs = (checkpoint.config, checkpoint.config.get("text_config"))
+    said = [one["tie_word_embeddings"] for one in configs if isinstance(one, dict) and "tie_word_embeddings" in one]
+    # A config that says nothing means its family's default; that both are the same, to the bit, is the proof.
+    if (said and True not in said) or not name.endswith("lm_head.weight"):
+        return False
+    head = checkpoint.tensors[name]
+    embeddings = [one for one in checkpoint.tensors.values() if one.name != name and one.shape == head.shape]
+    return any(one.dtype == head.dtype and one.digest() == head.digest() for one in embeddings)
 
 
 def difference(base: Checkpoint, edited: Checkpoint, name: str) -> tuple[Tensor, Tensor]:

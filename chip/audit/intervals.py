@@ -61,12 +61,17 @@ def auc_interval(members: Sequence[float], others: Sequence[float], seed: int = 
     None where either has fewer than two.
     """
     ours, theirs = np.asarray(members, float), np.asarray(others, float)
-    if min(ours.size, theirs.size) < 2:
+    return pairs_interval((ours[:, None] > theirs[None, :]) + 0.5 * (ours[:, None] == theirs[None, :]), seed)
+
+
+def pairs_interval(above: Numbers, seed: int = 0) -> Interval | None:
+    """The same where each pair is compared by itself: above (M, O) is 1 where the member's score lies above the
+    other's, 0.5 in a tie, and 0 else."""
+    if min(above.shape) < 2:
         return None
     draw = np.random.default_rng(seed)
     # Each pair is compared once; a resample then weighs rows and columns.
-    above = (ours[:, None] > theirs[None, :]) + 0.5 * (ours[:, None] == theirs[None, :])
-    rows, columns = _counts(ours.size, draw), _counts(theirs.size, draw)
+    rows, columns = (_counts(size, draw) for size in above.shape)
     return _percentiles(np.einsum("ri,ij,rj->r", rows, above, columns, optimize=True) / above.size)
 
 

@@ -5,7 +5,7 @@ An edit may have taken away one picture and not the patient in it; or the text m
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,12 +13,14 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from chip.audit.attacks.best import best_by_line
 from chip.audit.finding import Finding, not_measured, share
 from chip.audit.subject import Attack, Subject
 from chip.hierarchy import Record, shape
 from chip.models.prompts import open_image
 
 Pair = TypeVar("Pair")
+Images = tuple[Path, ...]
 Alteration = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 CROP = 0.8
@@ -53,13 +55,12 @@ def _run(subject: Subject) -> tuple[Finding, ...]:
 def _altered(subject: Subject) -> Finding:
     """The best of all alterations, record by record."""
     records = [record for record in subject.exam.questions if record.images]
-    best = dict.fromkeys((record.line for record in records), 0.0)
+    best: dict[int, float] = {}
     curve, each = [], []
     for tried, name in enumerate(_QUICK if subject.quick else ALTERATIONS, 1):
         encoded = [subject.loaded.prompts.encode(one, _shown(one, name, subject.seed)) for one in records]
         answers = subject.ask(records, f"images, {name}", encoded)
-        for record, answer in zip(records, answers, strict=True):
-            best[record.line] = max(best[record.line], float(answer.exact))
+        best = best_by_line(records, answers, best)
         curve.append((float(tried), sum(best.values()) / len(best)))
         each.append(f"{name} {sum(one.exact for one in answers) / len(answers):.0%}")
     note = f"each by itself: {', '.join(each)}"
@@ -75,13 +76,19 @@ def _shown(record: Record, name: str, seed: int) -> list[Image.Image]:
 def _its_images(subject: Subject) -> Finding:
     """Other nodes' wordings of a question, under images of the target: does the target's own answer come back?"""
     wordings = _wordings(subject)
-    pairs = []
+    alike: dict[str, list[Record]] = defaultdict(list)
     for record in subject.exam.questions:
-        others = [(one, shown) for one in wordings[shape(record)] for shown in _fitting(subject, record)]
-        tried = [pair for pair in others if pair != (record.question, record.images)]
-        pairs += [
-            replace(record, question=one, images=shown) for one, shown in _drawn(subject, tried, record, ITS_IMAGES)
-        ]
+        alike[shape(record)].append(record)
+    every = sorted({record.images for record in subject.exam.questions} - {()})
+    pairs = []
+    for key, records in alike.items():
+        for record in records:
+            fitting = _fitting(record, records, every)
+            tried = [(one, shown) for one in wordings[key] for shown in fitting]
+            tried = [pair for pair in tried if pair != (record.question, record.images)]
+            pairs += [
+                replace(record, question=one, images=shown) for one, shown in _drawn(subject, tried, record, ITS_IMAGES)
+            ]
     why = "no retained record asks anything in words that the target was not asked in"
     return _paired(subject, ITS_IMAGES, pairs, why)
 
@@ -103,9 +110,7 @@ def _its_questions(subject: Subject) -> Finding:
 
 
 def _paired(subject: Subject, name: str, pairs: Sequence[Record], why: str) -> Finding:
-    best: dict[int, float] = {}
-    for record, answer in zip(pairs, subject.ask(pairs, name), strict=True):
-        best[record.line] = max(best.get(record.line, 0.0), float(answer.exact))
+    best = best_by_line(pairs, subject.ask(pairs, name))
     return share(name, sorted(best.items()), seed=subject.seed, why=why)
 
 
@@ -119,16 +124,11 @@ def _wordings(subject: Subject) -> dict[str, list[str]]:
     return defaultdict(list, {key: sorted(found[key]) for key in sorted(found)})
 
 
-def _fitting(subject: Subject, record: Record) -> Iterator[tuple[Path, ...]]:
-    """Images of the target under which a record's answer is right: not those that another of its records is asked the
-    same of, with an answer of its own."""
-    questions = subject.exam.questions
-    other = {
-        one.images
-        for one in questions
-        if one.images != record.images and shape(one) == shape(record) and one.answer != record.answer
-    }
-    yield from sorted({one.images for one in questions if one.images} - other)
+def _fitting(record: Record, alike: Sequence[Record], every: Sequence[Images]) -> list[Images]:
+    """Of every image of the target, those under which a record's answer is right: not those of which another record,
+    which asks alike, has an answer of its own."""
+    other = {one.images for one in alike if one.images != record.images and one.answer != record.answer}
+    return [one for one in every if one not in other]
 
 
 def _drawn(subject: Subject, pairs: Sequence[Pair], record: Record, what: str) -> list[Pair]:

@@ -9,9 +9,9 @@ import torch
 from chip.audit.excitation import differing_sites, excitations
 from chip.audit.finding import Finding, Scale, not_measured
 from chip.audit.formulas import attack_auc
-from chip.audit.intervals import auc_interval
-from chip.audit.names import files_naming, node_names, own_words, single_tokens
-from chip.audit.probe import left_out_scores, states
+from chip.audit.intervals import pairs_interval
+from chip.audit.names import SHORTEST, files_naming, node_names, own_words, single_tokens, telling
+from chip.audit.probe import left_out_pairs, states
 from chip.audit.subject import Attack, Subject
 from chip.hierarchy import Record
 
@@ -32,10 +32,10 @@ def _difference(subject: Subject) -> Finding:
     if not sites:
         return not_measured(name, "no layer of the language model differs from the model before", scale="caution")
     target, others = subject.exam.target.records, _others(subject, ("siblings", "shared", "rest"))
-    if not others:
-        return not_measured(name, "there is nothing retained to tell the target from", scale="caution")
     scores = excitations(subject, sites, [*target, *others])
-    area = attack_auc([-one for one in scores[: len(target)]], [-one for one in scores[len(target) :]]) or 0.5
+    area = attack_auc([-one for one in scores[: len(target)]], [-one for one in scores[len(target) :]])
+    if area is None:
+        return not_measured(name, "there is nothing retained to tell the target from", scale="caution")
     return Finding(
         name,
         2 * abs(area - 0.5),
@@ -58,48 +58,65 @@ def _words(subject: Subject) -> Finding:
 
 
 def _in_files(subject: Subject, name: str, words: Sequence[str], scale: Scale) -> Finding:
-    if not words:
-        return not_measured(name, "the target has no such word of its own", scale=scale)
-    found = files_naming(subject.checkpoint.directory, words)
+    told = telling(words, subject.base)
+    if not told:
+        return not_measured(name, _none_to_look_for(words), scale=scale)
+    found = files_naming(subject.checkpoint.directory, told)
     named = {word for some in found.values() for word in some}
     where = f": {', '.join(found)}" if found else ""
-    note = f"{len(named)} of {len(words)} that only the target has stand in the files{where}"
-    return Finding(name, len(named) / len(words), scale=scale, note=note)
+    note = f"{len(named)} of {len(told)} that only the target has stand in the files{where}{_left_out(words, told)}"
+    return Finding(name, len(named) / len(told), scale=scale, note=note)
 
 
 def _vocabulary(subject: Subject) -> Finding:
-    """The share of the target's own words that are one token of the vocabulary, as names in a tokenizer's data are."""
-    name, words = "words in the vocabulary", own_words(subject.exam)
-    if not words:
-        return not_measured(name, "the target has no such word of its own", scale="caution")
-    found = single_tokens(subject.loaded.prompts.tokenizer, words)
-    note = f"{len(found)} of {len(words)} that only the target has are a token: an edit of weights leaves them there"
-    return Finding(name, len(found) / len(words), scale="caution", note=note)
+    """The share of the target's node names and own words that are one token of the vocabulary, as names in a
+    tokenizer's data are, or stand in one that was added."""
+    name, words = "names and words in the vocabulary", sorted({*node_names(subject.exam), *own_words(subject.exam)})
+    told = telling(words, subject.base)
+    if not told:
+        return not_measured(name, _none_to_look_for(words), scale="caution")
+    found = single_tokens(subject.loaded.prompts.tokenizer, told)
+    note = f"{len(found)} of {len(told)} that only the target has are a token: an edit of weights leaves them there"
+    return Finding(name, len(found) / len(told), scale="caution", note=f"{note}{_left_out(words, told)}")
+
+
+def _none_to_look_for(words: Sequence[str]) -> str:
+    why = f"all {len(words)} are shorter than {SHORTEST} characters or stand in any model's files"
+    return why if words else "the target has no such word of its own"
+
+
+def _left_out(words: Sequence[str], told: Sequence[str]) -> str:
+    count = len(words) - len(told)
+    why = f"shorter than {SHORTEST} characters or stand in any model's files"
+    return f"; left out are {count} that are {why}" if count else ""
 
 
 def _probe(subject: Subject) -> Finding:
     """The area under the curve of a linear probe that tells the target's records from its siblings' (from others where
-    it has none), each record judged by a probe that was fitted without it."""
+    it has none), each pair judged by a probe that was fitted without it; by record, the share of the others that it is
+    put above. Only of records that ask something: before a document the state is the same for all."""
     name = "linear probe"
-    target = subject.exam.target.records
-    others = _others(subject, ("siblings",)) or _others(subject, ("shared", "rest"))
+    target = subject.exam.questions
+    others = _others(subject, ("siblings",), asking=True) or _others(subject, ("shared", "rest"), asking=True)
     if min(len(target), len(others)) < 2:
-        return not_measured(name, "a probe needs two records of the target and two others", scale="trace")
+        why = "a probe needs two records of the target and two others that ask something; documents do not"
+        return not_measured(name, why, scale="trace")
     member = torch.arange(len(target) + len(others)) < len(target)
-    scores = left_out_scores(states(subject, [*target, *others]), member).tolist()
-    members, rest = scores[: len(target)], scores[len(target) :]
+    above = left_out_pairs(states(subject, [*target, *others]), member)
     return Finding(
         name,
-        attack_auc([-one for one in members], [-one for one in rest]),
-        auc_interval(members, rest, subject.seed),
+        float(above.mean()),
+        pairs_interval(above.numpy(), subject.seed),
         "trace",
-        tuple((record.line, score) for record, score in zip(target, members, strict=True)),
+        tuple((record.line, score) for record, score in zip(target, above.mean(1).tolist(), strict=True)),
     )
 
 
-def _others(subject: Subject, groups: Sequence[str]) -> list[Record]:
-    """Retained records of these groups, drawn by seed."""
+def _others(subject: Subject, groups: Sequence[str], *, asking: bool = False) -> list[Record]:
+    """Retained records of these groups, drawn by seed; asking: without documents."""
     found = [one for group in subject.exam.groups if group.name in groups for one in group.records]
+    if asking:
+        found = [one for one in found if one.text is None]
     most = OTHERS // 2 if subject.quick else OTHERS
     return found if len(found) <= most else random.Random(subject.seed).sample(found, most)
 

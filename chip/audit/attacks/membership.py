@@ -61,6 +61,8 @@ SCORES: dict[str, Score] = {"loss": loss, "Min-K%": min_k, "Min-K%++": min_k_plu
 
 def likelihoods(logits: Tensor, tokens: Tensor) -> Likelihoods:
     """Of an answer's logits (T, V) and tokens (T,)."""
+    # On the CPU, since not every device has float64.
+    logits, tokens = logits.cpu(), tokens.cpu()
     every = torch.log_softmax(logits.double(), -1)
     # A token that is impossible adds nothing to the mean, and is not 0 · ∞.
     weighted = every.exp() * every.clamp_min(-1e4)
@@ -76,12 +78,26 @@ def _least(values: Tensor) -> Tensor:
 
 
 def _run(subject: Subject) -> tuple[Finding, ...]:
-    """By score, the area under the curve of the target's records against those that the model never saw."""
-    members, others = subject.exam.target.records, subject.exam.nonmembers.records
-    if not others:
+    """By score, the area under the curve of the target's records against those that the model never saw.
+
+    Both of one kind, questions or documents, or the area would tell the kinds apart: the kind of which there are more
+    on the side that has fewer of it.
+    """
+    target, strange = subject.exam.target.records, subject.exam.nonmembers.records
+    if not strange:
         return tuple(not_measured(name, subject.exam.nonmembers.why, scale="area") for name in SCORES)
+    kinds = [
+        [[one for one in side if (one.text is None) == asks] for side in (target, strange)] for asks in (True, False)
+    ]
+    members, others = max(kinds, key=lambda sides: min(map(len, sides)))
+    if not members or not others:
+        why = "of the target and the records that no model saw, one are questions and the other are documents"
+        return tuple(not_measured(name, why, scale="area") for name in SCORES)
+    left_out = len(target) - len(members)
+    kind = "questions" if members[0].text is None else "documents"
+    note = f"of {kind} alone; {left_out} other record{'s' if left_out > 1 else ''} of the target left out"
     found = _likelihoods(subject, [*members, *others])
-    return tuple(_finding(name, subject, found) for name in SCORES)
+    return tuple(_finding(name, subject, found, len(members), note if left_out else "") for name in SCORES)
 
 
 def _likelihoods(subject: Subject, records: Sequence[Record]) -> list[tuple[Record, Likelihoods]]:
@@ -90,17 +106,20 @@ def _likelihoods(subject: Subject, records: Sequence[Record]) -> list[tuple[Reco
     return list(zip(records, found, strict=True))
 
 
-def _finding(name: str, subject: Subject, found: Sequence[tuple[Record, Likelihoods]]) -> Finding:
+def _finding(
+    name: str, subject: Subject, found: Sequence[tuple[Record, Likelihoods]], count: int, note: str
+) -> Finding:
+    """count: how many of the first records are members."""
     scores = [SCORES[name](record, one) for record, one in found]
-    target = subject.exam.target.records
-    members, others = scores[: len(target)], scores[len(target) :]
+    members, others = scores[:count], scores[count:]
     return Finding(
         name,
         # The attack of the formulas takes losses: a member's is low.
         attack_auc([-one for one in members], [-one for one in others]),
         auc_interval(members, others, subject.seed),
         "area",
-        tuple((record.line, score) for record, score in zip(target, members, strict=True)),
+        tuple((record.line, score) for (record, _), score in zip(found[:count], members, strict=True)),
+        note=note,
     )
 
 

@@ -58,6 +58,9 @@ def _library(subject: Subject, name: str, retained: RetainedSample) -> Finding:
                 model = _with_linears(subject.loaded, LIBRARIES[name](bits))
                 found[bits] = _asked(subject, model, f"{bits} bits by {name}")
                 notes.append(f"at {bits} bits, {retained.lost(model)}")
+        except torch.OutOfMemoryError:
+            # A machine too small for the audit is no fault of the library.
+            raise
         except _CANNOT_RUN as problem:
             said = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
             notes.append(f"{bits} bits: {name} is installed but cannot run here ({said})")

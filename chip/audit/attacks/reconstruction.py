@@ -5,11 +5,13 @@ back once the model is given its place in the hierarchy.
 """
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from statistics import fmean
 
+from chip.audit.attacks.best import best_by_line
 from chip.audit.finding import Finding, not_measured, share
 from chip.audit.subject import Attack, Subject
 from chip.hierarchy import Record, is_under
@@ -25,6 +27,9 @@ FEW = 2
 
 _MARGIN = 16
 """Tokens that are left free beside question, context and answer: pieces merge differently once they stand together."""
+
+_BETWEEN = re.compile(r"[\W_]+")
+"""What stands between words: `patient_7` are two, so that it gives away a number 7."""
 
 _QUICK = 8
 """Records of the target that a quick audit asks about, drawn by seed; it leaves depth 1 out."""
@@ -110,14 +115,13 @@ def _at(subject: Subject, questions: Sequence[Record], depth: int) -> _Depth:
         asked += [_with_context(record, fitting[-FEW:]), _with_context(record, fitting)]
         told.append(len(fitting))
         known.append(len(facts))
-    best: dict[int, float] = {}
-    for record, answer in zip(asked, subject.ask(asked, f"context, depth {depth}"), strict=True):
-        best[record.line] = max(best.get(record.line, 0.0), float(answer.exact))
+    best = best_by_line(asked, subject.ask(asked, f"context, depth {depth}"))
     return _Depth(tuple(best.items()), fmean(told), fmean(known))
 
 
 def _with_context(record: Record, facts: Sequence[str]) -> Record:
-    return replace(record, question="\n".join((_place(record), *facts, "", record.question)))
+    context = [line for line in (_place(record), *facts) if line]
+    return replace(record, question="\n".join((*context, "", record.question))) if context else record
 
 
 def _facts(subject: Subject, record: Record) -> Iterator[_Fact]:
@@ -128,24 +132,29 @@ def _facts(subject: Subject, record: Record) -> Iterator[_Fact]:
     depths |= {place: 1 for place in split.shared if is_under(record.path, hierarchy.records[place].path)}
     for place in sorted(depths):
         other = hierarchy.records[place]
-        if other.text is None and other != record and not _gives_away(other, record):
+        said = f"{'/'.join(other.path)}: {other.question} {other.answer}"
+        if other.text is None and other != record and not _holds(said, record.answer):
             near = sum(
                 1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(other.path, record.path, strict=False))
             )
-            yield _Fact(f"{'/'.join(other.path)}: {other.question} {other.answer}", depths[place], near)
+            yield _Fact(said, depths[place], near)
 
 
-def _gives_away(other: Record, record: Record) -> bool:
-    """Whether a record says what another one's answer is, as whole words."""
-    return _words(record.answer) in _words(f"{other.question} {other.answer}")
+def _holds(line: str, answer: str) -> bool:
+    """Whether a line says an answer, as whole words in any spelling; an answer without words, letter by letter."""
+    words = _words(answer)
+    return words in _words(line) if words.strip() else bool(answer.strip()) and answer.strip() in line
 
 
 def _words(text: str) -> str:
-    return f" {' '.join(text.lower().split())} "
+    return f" {' '.join(_BETWEEN.split(text.casefold())).strip()} "
 
 
 def _place(record: Record) -> str:
-    return f"This is about {'/'.join(record.path)}."
+    """Where the record stands, without names that say its answer; empty where nothing is left to say."""
+    names = [name for name in record.path if not _holds(name, record.answer)]
+    line = f"This is about {'/'.join(names)}."
+    return line if names and not _holds(line, record.answer) else ""
 
 
 def _fitting(subject: Subject, record: Record, facts: Sequence[_Fact]) -> list[str]:

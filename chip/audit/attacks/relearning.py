@@ -63,12 +63,14 @@ SHARES = (0.1, 0.3)
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is taught, and of whom it is asked then; `why` says why it cannot be tried, if so."""
+    """What is taught, and of whom it is asked then; `why` says why it cannot be tried, if so; `of`, where a part of the
+    target is taught, how many records the target has."""
 
     name: str
     taught: tuple[Record, ...]
     asked: tuple[Record, ...]
     why: str
+    of: int = 0
 
 
 def _run(subject: Subject) -> tuple[Finding, ...]:
@@ -87,7 +89,8 @@ def _lessons(subject: Subject) -> Iterator[Lesson]:
         count = max(round(part * len(target)), 1)
         few = "the target has one record, so that none is left to ask about"
         taught = tuple(order[:count]) if len(target) > count else ()
-        yield Lesson(f"{part:.0%} of the target", taught, tuple(one for one in target if one not in taught), few)
+        left = tuple(one for one in target if one not in taught)
+        yield Lesson(f"{part:.0%} of the target", taught, left, few, len(target))
 
 
 def _after(subject: Subject, lesson: Lesson) -> Finding:
@@ -99,21 +102,30 @@ def _after(subject: Subject, lesson: Lesson) -> Finding:
     encoded = [subject.loaded.prompts.encode(record) for record in lesson.asked]
     retained = RetainedSample(subject, without=lesson.taught)
     looks = QUICK_LOOKS if subject.quick else LOOKS
-    try:
-        with way.trainable(subject.loaded, subject.seed) as trainable:
-            teacher = _Teacher(subject, lesson, way.rate, trainable)
-            found = [_likeliest(subject, encoded)]
+    with way.trainable(subject.loaded, subject.seed) as trainable:
+        teacher = _Teacher(subject, lesson, way.rate, trainable)
+        found = [_likeliest(subject, encoded)]
+        try:
             for begin, end in pairwise(looks):
                 train(trainable, [_Steps(teacher, begin, end)], teacher.watch)
                 found.append(_likeliest(subject, encoded))
-            lost = retained.lost(subject.loaded)
-    except Diverged as problem:
-        return not_measured(lesson.name, str(problem))
-    curve = tuple((float(step), sum(one) / len(one)) for step, one in zip(looks, found, strict=True))
+            end_of_it = retained.lost(subject.loaded)
+        except Diverged as problem:
+            # What had come back by then stands; what it cost cannot be seen of a model that is wrecked.
+            end_of_it = f"after step {looks[len(found) - 1]}: {problem}"
+    if len(found) == 1:
+        return not_measured(lesson.name, end_of_it)
+    curve = tuple((float(step), sum(one) / len(one)) for step, one in zip(looks, found, strict=False))
     scores = [(record.line, score) for record, score in zip(lesson.asked, max(found[1:], key=sum), strict=True)]
-    taught = f"{len(lesson.taught)} record{'s' if len(lesson.taught) > 1 else ''} taught"
-    note = f"{taught}, {teacher.size} a step for {looks[-1]} steps; {way.said}; {lost}"
+    note = f"{_amount(lesson)}, {teacher.size} a step for {looks[-1]} steps; {way.said}; {end_of_it}"
     return share(lesson.name, scores, seed=subject.seed, curve=curve, axis="steps of fine-tuning", note=note)
+
+
+def _amount(lesson: Lesson) -> str:
+    """How much is taught, in words: of a small target, a record is a larger share than the one in the lesson's name."""
+    count = len(lesson.taught)
+    part = f" of the target's {lesson.of} ({count / lesson.of:.0%})" if lesson.of else ""
+    return f"{count} record{'s' if count > 1 else ''}{part} taught"
 
 
 def _likeliest(subject: Subject, encoded: Sequence[Encoded]) -> list[float]:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
+from chip.audit.attacks.best import best_by_line
 from chip.audit.finding import Finding, share
 from chip.audit.subject import Attack, Subject
 from chip.hierarchy import Record
@@ -37,9 +38,8 @@ def _asked(subject: Subject) -> dict[int, float]:
     scores: dict[int, float] = {}
     for group in subject.exam.groups:
         if group.phrasing > 1:
-            for place, record in enumerate(group.records):
-                exact = subject.sitting.answers[group.name, place].exact
-                scores[record.line] = max(scores.get(record.line, 0.0), float(exact))
+            answers = [subject.sitting.answers[group.name, place] for place in range(len(group.records))]
+            scores = best_by_line(group.records, answers, scores)
     return scores
 
 
@@ -64,10 +64,7 @@ def _translations(subject: Subject) -> dict[str, dict[int, float]]:
 
 def _best(subject: Subject, records: list[Record], doing: str) -> dict[int, float]:
     """Of each record, by its line, whether any of its wordings brings its answer."""
-    scores: dict[int, float] = {}
-    for record, answer in zip(records, subject.ask(records, doing), strict=True):
-        scores[record.line] = max(scores.get(record.line, 0.0), float(answer.exact))
-    return scores
+    return best_by_line(records, subject.ask(records, doing))
 
 
 ATTACK = Attack("rephrasing", "Does it answer when it is asked in other words?", _run)
