@@ -227,7 +227,17 @@ class TestBadInput:
         assert "no model retrained" in " ".join(report["limits"])
         assert "named twice" in self.refused(*asked(ward, "--compare", ward.never, "--compare", ward.never))
 
+    @pytest.mark.parametrize(("flag", "value"), [("--verify-records", 0), ("--batch-size", -3), ("--seed", -1)])
+    def test_numbers_that_cannot_be(self, ward: Ward, flag: str, value: int) -> None:
+        assert flag in self.refused(*asked(ward, flag, value))
+
+    def test_a_report_is_never_put_into_a_model_or_among_records(self, ward: Ward) -> None:
+        assert "config.json" in self.refused(*asked(ward, "--out", ward.half, "--force"))
+        assert "records.jsonl" in self.refused(*asked(ward, "--out", ward.data))
+        assert not (ward.half / "report.html").exists()
+
     def test_a_flag_that_names_nothing(self, ward: Ward, tmp_path: Path) -> None:
+        assert "one or the other" in self.refused(*asked(ward, "--attacks", "none", "--attacks", "image"))
         assert "none of rephrasing" in self.refused(*asked(ward, "--attacks", "magic"))
         assert "records.jsonl" in self.refused(*asked(ward, "--utility", tmp_path))
         (tmp_path / "file").write_text("")
@@ -236,7 +246,10 @@ class TestBadInput:
     def test_a_retrained_model_that_knows_the_target_is_named_in_the_report(self, ward: Ward, tmp_path: Path) -> None:
         done = chip_here(*asked(ward, "--gold", ward.knows, "--attacks", "none", "--out", tmp_path / "r"))
         assert done.exit_code == 0
-        assert "seems to have been trained with it" in " ".join(report_of(tmp_path / "r")["limits"])
+        report = report_of(tmp_path / "r")
+        assert "seems to have been trained with it" in " ".join(report["limits"])
+        assert "retrained without it" not in report["summary"]["gone"]
+        assert report["summary"]["stays_gone"] != "yes"
 
     def test_limits_are_stated_where_something_is_missing(self, ward: Ward, tmp_path: Path) -> None:
         lines = [
@@ -317,7 +330,12 @@ class TestTheJudge:
             Judge(address, "m")
         assert Judge(address, "m", allow_remote=True).endpoint == address
 
-    @pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://"])
+    def test_a_password_in_an_address_is_refused_and_not_repeated(self) -> None:
+        with pytest.raises(UsageError, match="a name or a password") as refused:
+            Judge("http://user:secret@127.0.0.1/v1", "m")
+        assert "secret" not in str(refused.value)
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:8000", "http://127.0.0.1:port/v1", "ftp://127.0.0.1", "http://"])
     def test_what_is_no_address_is_refused(self, address: str) -> None:
         with pytest.raises(UsageError, match="no address"):
             Judge(address, "m")

@@ -157,9 +157,8 @@ def _audited(
     if request.out is not None:
         _write(request.out, report)
     kept.remove()
-    return AuditResult(
-        report, rows(wholes(exam.groups), *(versions[role].sitting.answers for role in ("base", "edited"))), request.out
-    )
+    before, after = (versions[role].sitting.answers for role in ("base", "edited"))
+    return AuditResult(report, rows(wholes(exam.groups), before, after), request.out)
 
 
 def _examined(
