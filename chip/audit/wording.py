@@ -37,8 +37,8 @@ SCALES = {
     "share": "share of the target that comes back: 0 is nothing",
     "area": "area under the curve: 0.5 tells nothing, both sides of it leak",
     "trace": "how well the target is told from others, which only the retrained model puts in proportion",
-    "caution": "held against nothing: worth a look at most",
-    "release": "what stands in the release for everybody to read: nothing may",
+    "caution": "for whoever has more than the release, or there by chance: watch at most",
+    "release": "what stands in the release for everybody to read",
 }
 
 _JOINERS = "\u200c\u200d"

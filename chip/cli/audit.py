@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chip.cli.options import BatchSize, Data, Device, Dtype, Forget, Json, Seed, VerifyRecords, quiet_libraries
+from chip.cli.options import BatchSize, Data, Device, Dtype, Forget, Json, Lexicon, Seed, VerifyRecords, quiet_libraries
 
 
 def audit(
@@ -39,12 +39,7 @@ def audit(
         list[str] | None,
         typer.Option(help="Another edited model, for the scatter; may be repeated.", show_default=False),
     ] = None,
-    lexicon: Annotated[
-        Path | None,
-        typer.Option(
-            help="Lexicon of concepts (JSON); chip's own by default.", envvar="CHIP_LEXICON", show_default=False
-        ),
-    ] = None,
+    lexicon: Lexicon = None,
     nonmembers: Annotated[
         Path | None,
         typer.Option(

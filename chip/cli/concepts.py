@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from chip.cli.options import Forget, Json, quiet_libraries
+from chip.cli.options import Forget, Json, Lexicon, quiet_libraries
 
 
 def concepts(
@@ -13,12 +13,7 @@ def concepts(
         Path, typer.Argument(help="Data directory with records.jsonl.", envvar="CHIP_DATA", show_default=False)
     ],
     forget: Forget,
-    lexicon: Annotated[
-        Path | None,
-        typer.Option(
-            help="Lexicon (JSON) instead of the one that chip brings.", envvar="CHIP_LEXICON", show_default=False
-        ),
-    ] = None,
+    lexicon: Lexicon = None,
     model: Annotated[
         str | None,
         typer.Option(help="Show this model's tokens instead of words; loads no weights.", show_default=False),

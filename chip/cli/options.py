@@ -113,6 +113,10 @@ ForgottenNode = Annotated[
         help="Node that MODEL has forgotten before, by name or path.", envvar="CHIP_FORGOTTEN_NODE", show_default=False
     ),
 ]
+Lexicon = Annotated[
+    Path | None,
+    typer.Option(help="Lexicon of concepts (JSON); chip's own by default.", envvar="CHIP_LEXICON", show_default=False),
+]
 
 
 def quiet_libraries() -> None:
