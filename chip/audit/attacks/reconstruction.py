@@ -178,4 +178,4 @@ def _length(prompts: Prompts, text: str) -> int:
     return len(prompts.tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"])
 
 
-ATTACK = Attack("reconstruction", "Does it come back when the model is told what stands around it?", _run)
+ATTACK = Attack("reconstruction", "Does it come back when the model is told what stands around it?", _run, quick=False)
