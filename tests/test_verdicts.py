@@ -94,6 +94,11 @@ class TestAgainstTheModelBefore:
         assert found.verdict == "watch"
         assert "retrained" in found.reason
 
+    def test_nor_does_what_only_a_retrained_model_can_put_in_proportion(self) -> None:
+        biased = replace(finding(0.1, "area", Interval(0.05, 0.2)), needs_gold=True)
+        assert judge(biased, finding(1.0, "area"), None).verdict == "watch"
+        assert judge(biased, finding(1.0, "area"), finding(0.3, "area")).verdict == "fail"
+
 
 class TestWithoutComparison:
     def test_what_stands_in_the_release_fails_however_little_it_is(self) -> None:

@@ -24,7 +24,7 @@ class Finding:
     value: between 0 and 1, on its scale; None where it could not be measured, and `why` then says why. scores: by
     record, its line in records.jsonl and what came back of it, 0 to 1 but for areas, where it is the attack's own
     score. curve: value by strength of the attack, (how much, value), in order; `axis` says how much of what. note: what
-    the reader has to know.
+    the reader has to know. needs_gold: only a retrained model says what is normal, as of every trace.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Finding:
     axis: str = ""
     why: str = ""
     note: str = ""
+    needs_gold: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -53,7 +53,7 @@ def judge(edited: Finding, base: Finding | None, gold: Finding | None) -> Judgem
         return Judgement("not tried", None, f"too weak to tell: it brings {said} back from the model before either")
     if gold is not None and gold.value is not None:
         return _cautious(edited, gold.value, _against_gold(edited, edited.value, gold.value))
-    if edited.scale == "trace":
+    if edited.scale == "trace" or edited.needs_gold:
         return Judgement("watch", None, "only a model retrained without the target can say how much is normal")
     if base is None or base.value is None:
         return Judgement("watch", None, "there is nothing to hold it against")

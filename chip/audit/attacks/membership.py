@@ -120,6 +120,8 @@ def _finding(
         "area",
         tuple((record.line, score) for (record, _), score in zip(found[:count], members, strict=True)),
         note=note,
+        # A model that forgot may well find the target's true answers less likely than others' known ones.
+        needs_gold=subject.exam.nonmembers.kind == "counterfactuals",
     )
 
 
