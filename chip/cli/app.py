@@ -15,6 +15,7 @@ from chip.cli.demo import demo
 from chip.cli.edit import edit
 from chip.cli.export import export
 from chip.cli.inspect import inspect
+from chip.cli.medforget import app as medforget
 from chip.cli.merge import merge
 from chip.cli.recover import recover
 from chip.cli.revert import revert
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for verb in (edit, batch, apply, verify, revert, recover, export, merge, collect, audit, concepts, inspect, demo):
     app.command()(verb)
+app.add_typer(medforget)
 
 
 def _version(wanted: bool) -> None:

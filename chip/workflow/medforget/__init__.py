@@ -1,0 +1,1 @@
+"""The use cases of the benchmark: build, split, finetune, run, check."""
