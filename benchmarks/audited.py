@@ -10,40 +10,28 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import typer
-from commands import METHODS, attempt, changed, run
+from commands import METHODS, changed
 
 from chip.audit.attacks import ATTACKS
-from chip.audit.audit import Audit
-from chip.audit.changes import changes
-from chip.audit.exam import set_exam
-from chip.audit.examining import Examined, Examiner
-from chip.audit.kept import KeptAudit
-from chip.audit.report import compose
-from chip.audit.subject import Role
 from chip.edit import load_edit
-from chip.models.checkpoint import Checkpoint
-from chip.progress import silent
+from chip.medforget.attempts import attempt, chip_command, run
+from chip.medforget.examination import Examination, How, of_edited, of_model
 from chip.records import read_records
 
 BEFORE, RETRAINED = "before", "retrained without the target"
 
 QUICK = [name for name, attack in ATTACKS.items() if attack.quick]
-METRICS = ("forgetting_rate", "knowledge_preservation", "mia_resistance", "hmta")
-
 Outcome = dict[str, Any]
 """One model, as plain values. Of its edit: command, seconds (of the processor, search and verification too), memory
 (its peak, MiB), tried (edits), goals_met (chip's own), numbers (how many the edit is made of), changed (parameters that
-differ), or problem, why there is no edit. Of its audit: audit (the attacks), groups (by name: records, exact match with
-its interval, loss in nats a token), metrics (those of docs/duolearn.md), distance (of the target's losses to the
-retrained model's, nats), findings (by attack and probe), verdicts (by attack) and answers (gone, kept, stays gone)."""
+differ), or problem, why there is no edit. Of its audit: audit (the attacks), and what `chip.medforget.examination` says
+of a model."""
 
 
 @dataclass(frozen=True)
@@ -96,57 +84,25 @@ class Kept:
             typer.echo(f"{key}: {step} done", err=True)
 
 
-class Auditor:
-    """A quick audit of every edit of a case. The models before and retrained are examined once, and only if need be."""
-
-    def __init__(self, case: Case, attacks: tuple[str, ...]) -> None:
-        hierarchy = read_records(case.data)
-        split = hierarchy.split([hierarchy.resolve(node) for node in case.forget])
-        self._case, self._base = case, Checkpoint(case.model)
-        self._exam = set_exam(hierarchy, split, nonmembers=case.strangers)
-        self._attacks = tuple(ATTACKS[name] for name in attacks)
-
-    def report(self, edited: Path) -> dict[str, Any]:
-        """What `chip audit` writes to report.json."""
-        versions = {"base": self._before, "edited": self._examined("edited", edited), "gold": self._gold}
-        audit = Audit(
-            self._exam,
-            self._attacks,
-            versions,
-            methods={},
-            changes=changes(self._base, Checkpoint(edited), silent),
-            factuality={},
-            harness={},
-        )
-        return compose(audit, {}, show_records=False)
-
-    @cached_property
-    def _before(self) -> Examined:
-        return self._examined("base", self._case.model)
-
-    @cached_property
-    def _gold(self) -> Examined:
-        return self._examined("gold", self._case.gold)
-
-    def _examined(self, role: Role, directory: Path) -> Examined:
-        kept = KeptAudit(None, "", lambda _: None)
-        examiner = Examiner(self._exam, self._base, self._attacks, kept, "cpu", "auto", 32, 0, True, silent)
-        model = examiner.model(Checkpoint(directory))
-        return examiner.attacked(role, model, examiner.sitting(role, model))
-
-
 def measure(case: Case, bounds: Bounds, kept: Kept, methods: Mapping[str, str] = METHODS) -> Iterator[str]:
     """Do what is not done yet of a case, and yield the name of each method that is done."""
     collected(case)
-    auditor = Auditor(case, bounds.attacks)
+    examination = examined(case, bounds.attacks)
     for name, flags in methods.items():
         key, out = key_of(case, name), case.folder / f"{case.level}-{_slug(name)}"
         command = bounds.edit(flags.format(last=case.layers - 1))
         told = f"{command} within {bounds.seconds} s"
         kept.once(key, "command", told, lambda: _edited(case, command, out, bounds.seconds))  # noqa: B023
         if not kept.found[key]["problem"]:
-            kept.once(key, "audit", ", ".join(bounds.attacks), lambda: _audited(case, auditor, out, kept))  # noqa: B023
+            kept.once(key, "audit", ", ".join(bounds.attacks), lambda: _audited(case, examination, out, kept))  # noqa: B023
         yield name
+
+
+def examined(case: Case, attacks: tuple[str, ...]) -> Examination:
+    """A quick audit of every edit of a case; the models before and retrained are examined once."""
+    hierarchy = read_records(case.data)
+    split = hierarchy.split([hierarchy.resolve(node) for node in case.forget])
+    return Examination(case.model, case.gold, hierarchy, split, How(attacks, nonmembers=case.strangers, device="cpu"))
 
 
 def key_of(case: Case, name: str) -> str:
@@ -158,14 +114,17 @@ def collected(case: Case) -> None:
     case.folder.mkdir(parents=True, exist_ok=True)
     file = case.folder / f"{case.model.name}.statistics.safetensors"
     if not file.exists():
-        run(_chip("collect", str(case.model), "--data", str(case.data), "--out", str(file), "--json"), case.folder)
+        run(
+            chip_command("collect", str(case.model), "--data", str(case.data), "--out", str(file), "--json"),
+            case.folder,
+        )
 
 
 def _edited(case: Case, flags: str, out: Path, limit: int) -> Outcome:
     edit = out.with_name(f"{out.name}.edit.safetensors")
     shutil.rmtree(out, ignore_errors=True)
     where = ["--out", str(out), "--edit-out", str(edit), "--force"]
-    ran = attempt(_chip("edit", str(case.model), *shlex.split(flags), *_asked(case), *where), out.parent, limit)
+    ran = attempt(chip_command("edit", str(case.model), *shlex.split(flags), *_asked(case), *where), out.parent, limit)
     took = {"seconds": ran.seconds, "memory": ran.memory, "problem": _nameless(ran.problem, case)}
     if ran.problem:
         return took
@@ -177,38 +136,12 @@ def _edited(case: Case, flags: str, out: Path, limit: int) -> Outcome:
     }
 
 
-def _audited(case: Case, auditor: Auditor, edited: Path, kept: Kept) -> Outcome:
+def _audited(case: Case, examination: Examination, edited: Path, kept: Kept) -> Outcome:
     """What the audit's report says of the edited model; what it says of the other two is kept beside."""
-    report = auditor.report(edited)
+    report = examination.report(edited)
     for name, role in ((BEFORE, "base"), (RETRAINED, "gold")):
         kept.found[key_of(case, name)] = of_model(report, role)
-    answers = {name: report["summary"][f"is_{name}"] for name in ("gone", "kept")}
-    return of_model(report, "edited") | {
-        "verdicts": {one["name"]: one["verdict"] for one in report["attacks"]},
-        "answers": {**answers, "stays gone": report["summary"]["stays_gone"]},
-    }
-
-
-def of_model(report: Mapping[str, Any], role: str) -> Outcome:
-    """The numbers of a report that are of one of its models; no node is named."""
-    groups = {}
-    for one in report["groups"]:
-        if not one["level"]:
-            match, loss = (one["measures"][role][name] for name in ("exact_match", "loss"))
-            groups[one["name"]] = {
-                "asked": one["asked"], "of": one["of"], "match": match["value"], "interval": match["interval"],
-                "loss": loss["value"],
-            }  # fmt: skip
-    published, when = report["published"]["edited" if role == "base" else role], "before" if role == "base" else "after"
-    return {
-        "groups": groups,
-        "metrics": {name: published[name][when] for name in METRICS},
-        "distance": report["distribution"].get(role, {}).get("distance"),
-        "findings": {
-            attack["name"]: {one["name"]: one["models"][role]["value"] for one in attack["findings"]}
-            for attack in report["attacks"]
-        },
-    }
+    return of_edited(report)
 
 
 def _asked(case: Case) -> list[str]:
@@ -222,8 +155,3 @@ def _nameless(problem: str, case: Case) -> str:
 
 def _slug(name: str) -> str:
     return "-".join(re.findall(r"\w+", name.lower()))
-
-
-def _chip(*arguments: str) -> list[str]:
-    """A command of chip, as this interpreter runs it."""
-    return [sys.executable, "-m", "chip", *arguments]

@@ -47,6 +47,7 @@ def main(
     """Do what is not done yet, and write the results."""
     quiet_libraries()
     torch.set_num_threads(1)
+    work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     kept, bounds = Kept(work / "outcomes.json"), Bounds(trials, seconds, tuple(attack))
     if not (work / "strangers").exists():

@@ -22,12 +22,13 @@ import torch
 import typer
 from chip.medmcqa import ExamPlan, fitting_records, read_exam, write_exam
 from chip.medmcqa.building import build_exam, training_of
-from commands import METHODS, Ran, changed, run
+from commands import METHODS, changed
 from medmcqa_page import write_page
 
 from chip.audit import Sitting, metrics_of, set_exam, sit
 from chip.cli.options import quiet_libraries
 from chip.measure import Group
+from chip.medforget.attempts import Ran, run
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_model
 from chip.records import read_records

@@ -73,6 +73,14 @@ class _Pupil:
         return answer_logits(self.model, batch, self.pixels)
 
 
+def untrained(directory: Path, data: Path, lesson: Lesson) -> None:
+    """Write the model from which `memorise` begins: random weights, and a tokenizer that was trained on the records."""
+    records = read_records(data).records
+    with new_directory(directory) as folder, repeatable(lesson.seed):
+        pupil = (_seeing if any(one.images for one in records) else _reading)(records, records, lesson)
+        _save(pupil, folder)
+
+
 def memorise(directory: Path, data: Path, lesson: Lesson, *, without: Sequence[NodePath] = ()) -> Learnt:
     """Train a model on all records of `data` but those under `without`, and write it; what it came to stands beside it
     as JSON and is read from there where the model exists. Tokenizer and first weights do not depend on `without`."""
@@ -92,14 +100,18 @@ def memorise(directory: Path, data: Path, lesson: Lesson, *, without: Sequence[N
         epochs = learn(pupil.model, pupil.logits, epoch, len(records), course, shown=True)
         places = consistent(records)
         known, loss = evaluate(pupil.logits, [pupil.phrasings[0][place] for place in places], pupil.pad)
-        with silent_saving():
-            pupil.model.save_pretrained(folder)
-        pupil.processor.save_pretrained(folder)
+        _save(pupil, folder)
         parameters = sum(parameter.numel() for parameter in pupil.model.parameters())
         seconds = round(time.perf_counter() - started, 1)
         learnt = Learnt(len(records), len(places), parameters, epochs, seconds, known, loss)
         note.write_text(json.dumps(asdict(learnt)) + "\n")
     return learnt
+
+
+def _save(pupil: _Pupil, folder: Path) -> None:
+    with silent_saving():
+        pupil.model.save_pretrained(folder)
+    pupil.processor.save_pretrained(folder)
 
 
 def consistent(records: Sequence[Record]) -> list[int]:

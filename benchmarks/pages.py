@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import transformers
-from audited import BEFORE, METRICS, RETRAINED, Bounds, Case, Outcome, key_of
+from audited import BEFORE, RETRAINED, Bounds, Case, Outcome, key_of
 from commands import METHODS
 
+from chip.medforget.examination import METRICS
 from chip.version import VERSION
 
 RESULTS = Path(__file__).parent / "results"

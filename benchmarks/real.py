@@ -90,8 +90,10 @@ def main(
     """Do what is not done yet, and write the results."""
     quiet_libraries()
     torch.set_num_threads(1)
+    work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     kept, bounds = Kept(work / "outcomes.json"), Bounds(trials, seconds, tuple(attack))
+    data = data.resolve()
     there = {name: one for name, one in SOURCES.items() if (data / name / "records.jsonl").is_file()}
     sources = {name: one.whole() if whole else one for name, one in there.items()}
     every = {

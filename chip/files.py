@@ -110,16 +110,16 @@ def journal_of(model: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, which goes when it is let go; a run that was killed no longer holds its own.
 
-    Raises ChipError(`busy`) where another run holds it."""
+    Raises ChipError(`busy`) where another run holds it, unless this one is to `wait` for it."""
     with explained(path):
         os.makedirs(path.parent, exist_ok=True)
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 # Whoever held it may have removed it between the two calls: what was locked is then no longer there.
                 if _same_file(handle, path):
                     break

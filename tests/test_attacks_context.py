@@ -10,7 +10,7 @@ from attacking import TARGET, found, learned, subject_of
 from tiny_records import LEVELS, hospital_records, write_lines
 
 from chip.audit.attacks import reconstruction
-from chip.audit.attacks.reconstruction import ATTACK, OWN, SURROUNDINGS
+from chip.audit.attacks.reconstruction import ATTACK, OWN, PLACE, SURROUNDINGS
 from chip.audit.subject import Subject
 from chip.hierarchy import Record
 from chip.measure import Answer
@@ -109,6 +109,16 @@ class TestContext:
         assert not told[4].startswith("This is about")
         assert "patient_1: the bed ? 7" in told[4]
 
+    def test_a_place_is_told_level_by_level_from_the_root_down(self, told: Mapping[str, list[Record]]) -> None:
+        names = ("inst_0", "patient_0")
+        for length, last in ((1, ["institution: inst_0"]), (2, ["institution: inst_0; patient: patient_0"])):
+            for record in told[f"context, level {length}"]:
+                shown = [line for line in lines_of(record) if line.startswith("institution: ")]
+                assert shown == last
+                assert not any(name in shown[0] for name in record.path[length:] if name not in names[:length])
+        deepest = told["context, level 4"]
+        assert all(lines_of(record)[0].count(": ") == len(record.path) for record in deepest)
+
     def test_the_nearest_fact_stands_next_to_the_question(self, told: Mapping[str, list[Record]]) -> None:
         for record in told["context, depth 3"]:
             facts = [line.split(": ")[0].split("/") for line in lines_of(record)[1:-2]]
@@ -132,6 +142,8 @@ class TestAttack:
         assert every == 1.0
         assert every > half > none  # type: ignore[operator]
         for one in made.values():
+            assert [level for level, _ in one[PLACE].curve] == [0, 1, 2, 3, 4]
+            assert one[PLACE].value == max(value for _, value in one[PLACE].curve)
             around, own = one[SURROUNDINGS], one[OWN]
             assert around.value == max(value for _, value in around.curve)
             assert [depth for depth, _ in own.curve] == [0, 1, 2, 3]
@@ -176,5 +188,5 @@ class TestAttack:
         write_lines(tmp_path, *lines)
         assert any(record.text is not None for record in read_records(tmp_path).records)
         made = found(ATTACK, subject_of(llama, llama_directory, tmp_path))
-        assert [one.value for one in made.values()] == [None, None]
+        assert [one.value for one in made.values()] == [None, None, None]
         assert all("documents" in one.why for one in made.values())

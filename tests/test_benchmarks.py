@@ -9,6 +9,7 @@ import pytest
 import tiny_models
 
 from chip.hierarchy import Hierarchy, Record
+from chip.medforget.attempts import attempt
 from chip.records import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,7 +17,6 @@ DATA = ROOT.parent / "shared" / "data"
 sys.path.append(str(ROOT / "benchmarks"))
 
 from audited import BEFORE, RETRAINED, Bounds, Case, Kept, key_of, measure  # noqa: E402
-from commands import attempt  # noqa: E402
 from memorised import consistent  # noqa: E402
 from real import SOURCES, cases, chosen_records, targets  # noqa: E402
 

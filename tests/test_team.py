@@ -171,7 +171,7 @@ class TestLost:
         for number, (code, said) in enumerate(ended(processes)):
             assert code == (-9 if number == lost else 1)
             if number != lost:
-                assert_one_sentence(said, "another process of this collection ended before it was done")
+                assert_one_sentence(said, "another process of this run ended before it was done")
         assert not out.exists()
         said = ended(start_team(tmp_path / "said", 3, *asked))
         assert [code for code, _ in said] == [0, 0, 0]
@@ -187,7 +187,7 @@ class TestLost:
         nowhere = arguments(llava_directory, tmp_path / "nowhere", tmp_path / "kept")
         said = ended(start_team(tmp_path / "said", 2, *asked, rank_1=nowhere))
         assert [code for code, _ in said] == [1, 1]
-        assert_one_sentence(said[0][1], "the 2 processes of this collection could not join")
+        assert_one_sentence(said[0][1], "the 2 processes of this run could not join")
         assert not (tmp_path / "kept").exists()
 
     def test_a_fault_of_one_is_said_by_that_one(self, llava_directory: Path, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ class TestLost:
         texts = sorted((text for _, text in said), key=lambda text: "cannot be read" not in text)
         assert_one_sentence(texts[0], "record on line 21: ")
         for text in texts[1:]:
-            assert_one_sentence(text, "another process of this collection ended")
+            assert_one_sentence(text, "another process of this run ended")
         assert not (tmp_path / "kept").exists()
         assert not list(tmp_path.glob(".*"))
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -53,7 +53,6 @@ class Printer:
 
     def plan(self, plan: Plan) -> None:
         """What an edit will touch."""
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         rows = {
             "forget": ", ".join(plan.targets),
             "model": f"{plan.model} ({plan.family}, {plan.dtype} on {plan.device})",
@@ -68,13 +67,35 @@ class Printer:
             rows["collecting"] = plan.collecting
         if plan.left_behind:
             rows["not carried"] = ", ".join(plan.left_behind)
-        for name, value in rows.items():
-            table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
-        self.console.print(table)
+        self.facts(rows)
         for notice in plan.notices:
             self.line(f"note: {notice}")
         for warning in plan.warnings:
             self.line(f"warning: {warning}", style="yellow")
+
+    def facts(self, rows: Mapping[str, str]) -> None:
+        """Names with what there is to say of each."""
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, value in rows.items():
+            table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+        self.console.print(table)
+
+    def asked(self, groups: Sequence[Any]) -> None:
+        """Answer loss, and the share of answers that are the likeliest token by token, before and after."""
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("", no_wrap=True)
+        for heading in ("records", "answer loss\nbefore", "\nafter", "likeliest\nbefore", "\nafter"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for one in groups:
+            table.add_row(
+                one.name,
+                f"{one.count}" if one.count >= one.of else f"{one.count} of {one.of}",
+                f"{one.loss_before:.2f}",
+                f"{one.loss_after:.2f}",
+                f"{one.likeliest_before:.2f}",
+                f"{one.likeliest_after:.2f}",
+            )
+        self.console.print(table)
 
     def applying(self, planned: Any) -> None:
         """What an edit file will be written to."""

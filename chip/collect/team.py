@@ -1,4 +1,4 @@
-"""Several processes that collect together: each runs its share of the groups, and the sums are added up at the end.
+"""Several processes that work together: each runs its share, and what they have is added up, in the end or as they go.
 
 Started by torchrun or `accelerate launch`, which say in the environment who is who. Only plain tensors travel.
 """
@@ -23,7 +23,7 @@ _PATIENCE = timedelta(days=7)
 JOINING = timedelta(minutes=30)
 """How long a process waits for the others to have loaded the model; that one of them ended is not noticed before."""
 
-_LOST = "another process of this collection ended before it was done; nothing was written, start it again"
+_LOST = "another process of this run ended before it was done; nothing was written, start it again"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,13 @@ class Team:
             with _together():
                 for tensor in tensors:
                     distributed.reduce(tensor, dst=0)
+
+    def total(self, *tensors: Tensor) -> None:
+        """Add up each tensor over all processes, in place, in every process."""
+        if self.size > 1:
+            with _together():
+                for tensor in tensors:
+                    distributed.all_reduce(tensor)
 
     def partners(self) -> Iterator[tuple[int, bool]]:
         """Whom this process meets in turn, and whether it receives: pairs of neighbours, then pairs of pairs, until the
@@ -132,7 +139,7 @@ def joined(device: torch.device) -> Iterator[Team]:
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as problem:
         raise ChipError(
-            f"the {size} processes of this collection could not join ({problem}); "
+            f"the {size} processes of this run could not join ({problem}); "
             "start them with torchrun or `accelerate launch`"
         ) from problem
     try:

@@ -1,7 +1,7 @@
 """Lexicons: which terms are known to stand at which level of the concept hierarchy. Imports no torch."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -35,22 +35,26 @@ class Lexicon:
     common: frozenset[str]
 
     def levels(self, words: Sequence[Word]) -> list[int]:
-        """The level of each word of a text as the lexicon has it, 0 where it has none.
+        """The level of each word of a text as the lexicon has it, 0 where it has none."""
+        found = [1 if word.is_sign or word.key in self.common else 0 for word in words]
+        for first, last, level in self.matches(words):
+            found[first : last + 1] = [level] * (last + 1 - first)
+        return found
+
+    def matches(self, words: Sequence[Word]) -> Iterator[tuple[int, int, int]]:
+        """The terms that stand in a text: places of the first and the last word of each, and its level.
 
         From left to right, the longest term that begins at a word is taken, and none begins inside it. Hyphens do not
         count: "x-ray" and "x ray" are one term. Takes time linear in the text.
         """
-        found = [1 if word.is_sign or word.key in self.common else 0 for word in words]
         places = [place for place, word in enumerate(words) if not word.is_hyphen]
         keys = tuple(words[place].key for place in places)
         at = 0
         while at < len(keys):
             length, level = self._longest(keys, at)
             if length:
-                first, last = places[at], places[at + length - 1]
-                found[first : last + 1] = [level] * (last + 1 - first)
+                yield places[at], places[at + length - 1], level
             at += max(length, 1)
-        return found
 
     def _longest(self, keys: Term, at: int) -> tuple[int, int]:
         for term, level in self.terms.get(keys[at], ()):

@@ -67,7 +67,7 @@ class Phase(Protocol):
 class Watch:
     """How a training is watched: `met` says whether the goals are, and is None where nobody asks before the end; `kept`
     and `log` may be None; `last_good`: end with the last good state where it diverges. private: losses decide nothing,
-    since they tell of records what noise hides in the parameters."""
+    since they tell of records what noise hides in the parameters. smaller: what to give where memory runs out."""
 
     met: Callable[[], bool] | None
     kept: KeptTraining | None
@@ -76,6 +76,7 @@ class Watch:
     track: Track
     notice: Notice
     private: bool = False
+    smaller: str = "a smaller --batch-size, which changes nothing else, or fewer --step-records"
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def train(trainable: Trainable, phases: Sequence[Phase], watch: Watch) -> Course
     except RuntimeError as problem:
         if not ran_out_of_memory(problem):
             raise
-        smaller = "give a smaller --batch-size, which changes nothing else, or fewer --step-records"
-        raise ChipError(f"memory ran out in training; {smaller}") from problem
+        raise ChipError(f"memory ran out in training; give {watch.smaller}") from problem
     finally:
         run.close()
     return Course(run.taken, run.diverged)
@@ -216,18 +216,20 @@ class _Run:
 
 class Optimiser:
     """AdamW over the parameters, its learning rate rising over the first tenth of the steps and then falling to
-    nothing, as open-unlearning's published configuration has it. Its memory can be kept."""
+    nothing, as open-unlearning's published configuration has it; or falling from the first step on. Its memory can be
+    kept."""
 
-    def __init__(self, trainable: Trainable, rate: float, decay: float, steps: int) -> None:
+    def __init__(self, trainable: Trainable, rate: float, decay: float, steps: int, *, rises: bool = True) -> None:
         self._trainable, self._rate, self._steps = trainable, rate, steps
+        self._rising = max(math.ceil(steps / 10), 1) if rises else 0
         self._adam = torch.optim.AdamW(trainable.tensors, lr=rate, weight_decay=decay)
 
     def step(self, number: int) -> None:
         """Take the parameters' gradients as they stand, and clear them."""
-        rising = max(math.ceil(self._steps / 10), 1)
-        left = (self._steps - number) / max(self._steps - rising, 1)
+        risen = (number + 1) / max(self._rising, 1)
+        left = (self._steps - number) / max(self._steps - self._rising, 1)
         for group in self._adam.param_groups:
-            group["lr"] = self._rate * min((number + 1) / rising, left, 1.0)
+            group["lr"] = self._rate * min(risen, left, 1.0)
         self._adam.step()
         self._adam.zero_grad()
 

@@ -99,11 +99,27 @@ class _Whole(Trained):
         return Made(tuple(changes), tuple(reports))
 
 
-class _LowRank(Trained):
-    """LoRA factors: changes of low rank, `scaling · B A`, where scaling is 1."""
+@dataclass(frozen=True)
+class LowRank:
+    """LoRA's shape: a weight gains (alpha/rank) B A (Hu et al., arXiv 2106.09685). alpha: None for the rank itself, so
+    that the factor is 1. dropout: share of A's inputs that is dropped while its layers are set to training. gaussian:
+    whether A is drawn as a normal distribution of deviation 1/rank, instead of as peft draws it by itself."""
 
-    def __init__(self, factors: Trainable, model: nn.Module, sites: Sequence[StoredSite]) -> None:
-        self._sites = tuple(sites)
+    rank: int
+    alpha: float | None = None
+    dropout: float = 0.0
+    gaussian: bool = False
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+class _LowRank(Trained):
+    """LoRA factors: changes of low rank, `scale · B A`."""
+
+    def __init__(self, factors: Trainable, model: nn.Module, sites: Sequence[StoredSite], scale: float) -> None:
+        self._sites, self._scale = tuple(sites), scale
         self._layers: dict[str, Any] = {one.site.name: model.get_submodule(one.site.name) for one in sites}
         super().__init__(factors.parameters, factors.originals)
 
@@ -112,6 +128,7 @@ class _LowRank(Trained):
         for one in self._sites:
             name = one.site.name
             right, left = (self.parameters[f"{name}.lora_{which}.default.weight"].detach().double() for which in "AB")
+            left = self._scale * left
             weight = self._layers[name].base_layer.weight.detach().double()
             relative = float((left @ right).norm() / weight.norm())
             if relative > 0:
@@ -128,10 +145,11 @@ def whole(loaded: LoadedModel, stored: Mapping[str, Matrix]) -> Iterator[Trained
 
 
 @contextmanager
-def low_rank(loaded: LoadedModel, sites: Sequence[StoredSite], rank: int, seed: int) -> Iterator[Trained]:
+def low_rank(loaded: LoadedModel, sites: Sequence[StoredSite], shape: int | LowRank, seed: int) -> Iterator[Trained]:
     """Train LoRA factors beside the sites' weights; what comes of it is changes of the stored tensors."""
-    with factors(loaded, [one.site.name for one in sites], rank, seed) as trainable:
-        yield _LowRank(trainable, loaded.model, sites)
+    shape = LowRank(shape) if isinstance(shape, int) else shape
+    with factors(loaded, [one.site.name for one in sites], shape, seed) as trainable:
+        yield _LowRank(trainable, loaded.model, sites, shape.scale)
 
 
 @contextmanager
@@ -153,16 +171,24 @@ def in_float32(loaded: LoadedModel, names: Collection[str]) -> Iterator[Trainabl
 
 
 @contextmanager
-def factors(loaded: LoadedModel, layers: Sequence[str], rank: int, seed: int) -> Iterator[Trainable]:
-    """LoRA factors of this rank beside the weights of linear layers; on the way out the model is as it was.
+def factors(loaded: LoadedModel, layers: Sequence[str], shape: int | LowRank, seed: int) -> Iterator[Trainable]:
+    """LoRA factors of this shape, or rank, beside the weights of linear layers; on the way out the model is as it was.
 
-    B begins at zero and A as peft draws it, by seed, in float32.
+    B begins at zero and A is drawn by seed, in float32. Nothing is dropped unless dropout layers are set to training.
     """
     peft = require_peft()
+    shape = LowRank(shape) if isinstance(shape, int) else shape
     seeded = [loaded.device] if loaded.device.type == "cuda" else []
     with _training_only(loaded.model), torch.random.fork_rng(devices=seeded):
         torch.manual_seed(seed)
-        config = peft.LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=list(layers))
+        config = peft.LoraConfig(
+            r=shape.rank,
+            lora_alpha=shape.rank if shape.alpha is None else shape.alpha,
+            lora_dropout=shape.dropout,
+            bias="none",
+            init_lora_weights="gaussian" if shape.gaussian else True,
+            target_modules=list(layers),
+        )
         with warnings.catch_warnings():
             # transformers', of a name that peft still uses.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -16,7 +16,7 @@ from chip.edit.threads import each
 from chip.errors import ChipError
 from chip.files import explained, hidden, lock_of, locked, sync
 
-_FINISHED = ("config.json", "adapter_config.json")
+_FINISHED = ("config.json", "adapter_config.json", "dataset.json")
 """One of these is in whatever is staged."""
 
 

@@ -61,6 +61,10 @@ class Problems:
         """Count a problem. Raises ChipError under `strict`."""
         if self.strict:
             raise ChipError(f"{kind}: {where}; put it right, or leave out --strict to have it counted and left out")
+        self.note(kind, where)
+
+    def note(self, kind: str, where: str) -> None:
+        """Count what is worth knowing and no fault of the export, even under `strict`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         examples = self.examples.setdefault(kind, [])
         if len(examples) < SHOWN:

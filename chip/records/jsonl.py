@@ -1,10 +1,11 @@
 """The records format: one JSON object a line, checked line by line before any model is touched.
 
-`records.jsonl` holds the records, `dataset.json` the names of the levels; docs/formats.md describes both.
+`records.jsonl` holds the records, `dataset.json` the names of the levels; docs/formats.md describes both. A directory
+may hold the same records in other wordings beside it, in files of the same form.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,39 +15,46 @@ from chip.hierarchy import Hierarchy, NodePath, Record
 DEFAULT_LEVELS = ("institution", "patient", "study", "section")
 
 
-def read_records(directory: str | Path) -> Hierarchy:
-    """Read and validate a data directory.
+RECORDS = "records.jsonl"
+
+
+def read_records(directory: str | Path, name: str = RECORDS) -> Hierarchy:
+    """Read and validate a data directory. name: of the file in it that is read.
 
     Raises ChipError, naming file and line, for anything malformed: a line that is no JSON object, an empty or
     non-text name, a path deeper than the levels, a missing question or answer, options without the answer, an image
     that is not there or that lies outside the directory. Images are opened when they are encoded, not here.
     """
     directory = Path(directory)
-    source = directory / "records.jsonl"
+    source = directory / name
     if not source.is_file():
-        raise ChipError(f"{directory} holds no records.jsonl; give the data directory with --data")
+        if any(directory.glob("*.parquet")) or any(directory.glob("*_level/**/*.parquet")):
+            unpack = f"chip medforget unpack {directory} --out DIR"
+            raise ChipError(f"{directory} holds parquet files; run `{unpack}`, and give DIR with --data")
+        raise ChipError(f"{directory} holds no {name}; give the data directory with --data")
     levels = _read_levels(directory / "dataset.json")
     records = []
     with source.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                records.append(_parse(line, _At(source, number), directory.resolve(), levels))
+                at = Place(source, number)
+                records.append(parse_record(_object(line, at), at, directory.resolve(), levels))
     if not records:
         raise ChipError(f"{source} holds no records")
     return Hierarchy(levels, records)
 
 
-def write_records(directory: str | Path, levels: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
+def write_records(directory: str | Path, levels: Sequence[str], records: Iterable[Mapping[str, Any]]) -> None:
     """Write `records.jsonl` and `dataset.json`; the images that the records name are the caller's to write."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "dataset.json").write_text(json.dumps({"levels": list(levels)}, indent=2) + "\n", encoding="utf-8")
-    with (directory / "records.jsonl").open("w", encoding="utf-8") as lines:
+    with (directory / RECORDS).open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-class _At:
-    """Where a record stands, for the errors that name it."""
+class Place:
+    """Where a record stands, for the errors that name it: a file, and the line or the row in it, from 1."""
 
     def __init__(self, source: Path, line: int) -> None:
         self.source, self.line = source, line
@@ -67,13 +75,18 @@ def _read_levels(path: Path) -> tuple[str, ...]:
     return tuple(levels)
 
 
-def _parse(line: bytes, at: _At, directory: Path, levels: tuple[str, ...]) -> Record:
+def _object(line: bytes, at: Place) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as problem:
         raise at.error(f"not a JSON object ({problem})") from problem
     if not isinstance(value, dict):
         raise at.error("not a JSON object")
+    return value
+
+
+def parse_record(value: Mapping[str, Any], at: Place, directory: Path, levels: tuple[str, ...]) -> Record:
+    """The record that an object of the format is; `directory`, resolved, holds the images. Raises `at.error`."""
     document = value.get("text")
     if document is not None:
         if not _is_text(document):
@@ -95,7 +108,7 @@ def _parse(line: bytes, at: _At, directory: Path, levels: tuple[str, ...]) -> Re
     )
 
 
-def _path(value: object, at: _At, levels: tuple[str, ...]) -> NodePath:
+def _path(value: object, at: Place, levels: tuple[str, ...]) -> NodePath:
     if not isinstance(value, list) or not value:
         raise at.error('"path" must be a list of names from the root down, at least one')
     if not all(isinstance(name, str) and name.strip() for name in value):
@@ -111,7 +124,7 @@ def _path(value: object, at: _At, levels: tuple[str, ...]) -> NodePath:
     return tuple(value)
 
 
-def _text(value: Mapping[str, object], key: str, at: _At) -> str:
+def _text(value: Mapping[str, object], key: str, at: Place) -> str:
     text = value.get(key)
     if not _is_text(text):
         raise at.error(f'"{key}" must be text that is not empty')
@@ -123,7 +136,7 @@ def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
-def _paraphrases(value: object, at: _At) -> tuple[str, ...]:
+def _paraphrases(value: object, at: Place) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(map(_is_text, value)):
@@ -131,7 +144,7 @@ def _paraphrases(value: object, at: _At) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _translations(value: object, at: _At) -> tuple[tuple[str, str], ...]:
+def _translations(value: object, at: Place) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if not isinstance(value, dict) or not all(_is_text(one) for pair in value.items() for one in pair):
@@ -139,7 +152,7 @@ def _translations(value: object, at: _At) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(value.items()))
 
 
-def _options(value: Mapping[str, object], at: _At) -> tuple[str, ...]:
+def _options(value: Mapping[str, object], at: Place) -> tuple[str, ...]:
     options = value.get("options")
     if options is None:
         return ()
@@ -153,7 +166,7 @@ def _options(value: Mapping[str, object], at: _At) -> tuple[str, ...]:
     return tuple(options)
 
 
-def _images(value: Mapping[str, object], at: _At, directory: Path) -> tuple[Path, ...]:
+def _images(value: Mapping[str, object], at: Place, directory: Path) -> tuple[Path, ...]:
     single, several = value.get("image"), value.get("images")
     if single is not None and several is not None:
         raise at.error('has both "image" and "images"; keep one of them')
@@ -163,7 +176,7 @@ def _images(value: Mapping[str, object], at: _At, directory: Path) -> tuple[Path
     return tuple(_image(name, at, directory) for name in names)
 
 
-def _image(name: str, at: _At, directory: Path) -> Path:
+def _image(name: str, at: Place, directory: Path) -> Path:
     try:
         path = (directory / name).resolve()
         there = path.is_file()

@@ -17,6 +17,7 @@ from chip.audit.subject import Attack, Subject
 from chip.hierarchy import Record, is_under
 from chip.models.prompts import Prompts
 
+PLACE = "with its place, level by level"
 SURROUNDINGS, OWN = "with what stands around it", "with the target's other records"
 
 CONTEXT = 768
@@ -59,22 +60,53 @@ class _Depth:
 
 
 def _run(subject: Subject) -> tuple[Finding, ...]:
-    """The share of the target's records that are answered in full, at the best of the depths for which nobody needs a
-    record of the target, and where its other records are told too. The curves have the share by depth: 0, nothing is
-    told; 1, the names on the record's path and the facts of its ancestors; 2, the siblings' facts too; 3, the target's
-    own."""
+    """The share of the target's records that are answered in full: at the best of the levels down to which their place
+    is told; at the best of the depths for which nobody needs a record of the target; and where its other records are
+    told too. The curves have the share by level, and by depth: 0, nothing is told; 1, the names on the record's path
+    and the facts of its ancestors; 2, the siblings' facts too; 3, the target's own."""
     questions = _questions(subject)
     if not questions:
         why = "the target's records are documents, which ask nothing"
-        return not_measured(SURROUNDINGS, why), not_measured(OWN, why)
-    found = {0: _Depth(_exact(subject, questions))}
+        return tuple(not_measured(name, why) for name in (PLACE, SURROUNDINGS, OWN))
+    plain = _Depth(_exact(subject, questions))
+    place = _by_level(subject, questions, plain)
+    found = {0: plain}
     for depth in (2,) if subject.quick else (1, 2):
         found[depth] = _at(subject, questions, depth)
     around = _finding(SURROUNDINGS, subject, found, max(found, key=lambda depth: found[depth].value))
     if len(subject.exam.target.records) == 1:
-        return around, not_measured(OWN, "the target has no other records")
+        return place, around, not_measured(OWN, "the target has no other records")
     found[3] = _at(subject, questions, 3)
-    return around, _finding(OWN, subject, found, 3)
+    return place, around, _finding(OWN, subject, found, 3)
+
+
+def _by_level(subject: Subject, questions: Sequence[Record], plain: _Depth) -> Finding:
+    """What comes back as a record's place is told level by level, from the root down: names, and ancestors' facts."""
+    levels = subject.exam.hierarchy.levels
+    found = {0: plain}
+    for length in range(1, max(len(record.path) for record in questions) + 1):
+        asked = [_placed(subject, record, length) for record in questions]
+        best = best_by_line(asked, subject.ask(asked, f"context, level {length}"))
+        found[length] = _Depth(tuple(best.items()))
+    chosen = max(found, key=lambda length: found[length].value)
+    return share(
+        PLACE,
+        found[chosen].scores,
+        seed=subject.seed,
+        curve=tuple((float(length), one.value) for length, one in found.items()),
+        axis="levels of its place told",
+        note=f"told in turn: {', '.join(levels[: max(found)])}; the value is that of {chosen}",
+    )
+
+
+def _placed(subject: Subject, record: Record, length: int) -> Record:
+    """A question after the names of a record's place down to a level, and the nearest facts of the ancestors there."""
+    named = zip(subject.exam.hierarchy.levels, record.path[:length], strict=False)
+    lines = [f"{level}: {name}" for level, name in named if not _holds(name, record.answer)]
+    facts = [one for one in _facts(subject, record) if one.depth == 1 and one.near <= length]
+    context = ["; ".join(lines), *_fitting(subject, record, facts)[-FEW:]]
+    context = [line for line in context if line and not _holds(line, record.answer)]
+    return replace(record, question="\n".join((*context, "", record.question))) if context else record
 
 
 def _finding(name: str, subject: Subject, found: Mapping[int, _Depth], chosen: int) -> Finding:

@@ -1,8 +1,8 @@
-"""Runs a command and writes what it took, as JSON: `python benchmarks/peak.py FILE SECONDS COMMAND …`, exit status as
-its own. After so many seconds of the processor the command is ended; 0 sets no limit.
+"""Runs a command and writes what it took, as JSON: `python peak.py FILE SECONDS COMMAND …`, exit status as its own.
+After so many seconds of the processor the command is ended; 0 sets no limit.
 
 A process counts the memory of the one that started it as its own peak, so a command that is to be measured is started
-from here, which is small, and not from a benchmark that has loaded a model.
+from here, which is small and imports nothing of chip, and not from where a model has been loaded.
 """
 
 import json

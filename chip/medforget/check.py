@@ -1,0 +1,184 @@
+"""A built data set searched for identifiers: text by pattern, pictures by their looks, files by their parts.
+
+What is found is told by kind and place, never by its text unless that is asked for. Nothing is changed.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from chip.errors import ChipError
+from chip.medforget.burned_in import burned_in_file
+from chip.medforget.identifier_patterns import DATES, NUMBERED, USERS
+from chip.medforget.identifiers import find_identifiers
+from chip.medforget.metadata import DICOM, hidden_parts
+
+BURNED_IN = "lines of text in pictures"
+UNREADABLE = "images that do not decode"
+FOREIGN = "files that were not looked into"
+FIRST = 3
+"""Places that are told of each kind."""
+
+NOT_FOUND = (
+    "names without a title, a role or a degree beside them, and names of places without a street or a ZIP code",
+    "who somebody is by the story: rare diseases, occupations, relatives, events, several facts taken together",
+    "dates by their name (Easter, the day after admission), times of day, and ages that are spelled out",
+    "handwriting, side markers and other signs of one or two letters, and text in pictures that is faint, slanted or "
+    "less than about 7 pixels high where the longer side has 1,280",
+    "faces: photographs, and surfaces that can be reconstructed from slices of the head",
+    "voices, fingerprints and other biometric identifiers, and devices or jewellery that are seen in a picture",
+    "identifiers in other languages and scripts than English reports have, and numbers in a form of a hospital's own",
+    "whether the ids that nodes are named by are a hospital's own: they stand in paths as they were given",
+)
+"""What a data set may hold all the same."""
+
+_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
+_PLAIN = frozenset({".txt", ".md", ".csv", ".tsv", ".toml", ".yaml", ".yml", ".html", ".xml", ".log"})
+_USER_KEYS = frozenset({"user", "username", "host", "hostname", "author", "operator"})
+_NAMING_KEYS = frozenset({"path", "forget", "image", "images", "nodes"})
+"""Keys under which nodes and files are named."""
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    struct.error,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    SyntaxError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that may identify: its kind, and its file with line and key. `text` is the match alone."""
+
+    kind: str
+    where: str
+    text: str = ""
+
+
+@dataclass
+class Found:
+    """All that a check found: by kind how often and where first, and what it looked at."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, list[Finding]] = field(default_factory=dict)
+    looked_at: dict[str, int] = field(default_factory=lambda: {"texts": 0, "images": 0, "other files": 0})
+
+    @property
+    def clean(self) -> bool:
+        return not self.counts
+
+    def add(self, finding: Finding) -> None:
+        self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
+        first = self.first.setdefault(finding.kind, [])
+        if len(first) < FIRST:
+            first.append(finding)
+
+    def as_json(self, *, show: bool = False) -> dict[str, Any]:
+        """show: with the matches themselves."""
+        found = {
+            kind: {
+                "count": count,
+                "first": [{"where": one.where} | ({"text": one.text} if show else {}) for one in self.first[kind]],
+            }
+            for kind, count in self.counts.items()
+        }
+        return {"clean": self.clean, "looked_at": self.looked_at, "found": found, "cannot_find": list(NOT_FOUND)}
+
+
+def check(directory: Path) -> Found:
+    """Search every file of a data directory.
+
+    Raises ChipError where it is none, or where a line of JSON is none. Links that lead out of it are not followed.
+    """
+    if not (directory / "records.jsonl").is_file():
+        raise ChipError(f"{directory} holds no records.jsonl; name a data directory")
+    found = Found()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        name = str(path.relative_to(directory))
+        for finding in _file(path, name, found):
+            found.add(finding)
+    return found
+
+
+def _file(path: Path, name: str, found: Found) -> Iterator[Finding]:
+    if path.suffix == ".jsonl":
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield from _json(line, f"{name}, line {number}", found)
+    elif path.suffix == ".json":
+        yield from _json(path.read_bytes(), name, found)
+    elif path.suffix.lower() in _PLAIN:
+        with path.open(encoding="utf-8", errors="replace") as plain:
+            for number, text in enumerate(plain, start=1):
+                found.looked_at["texts"] += 1
+                yield from (Finding(one.kind, f"{name}, line {number}", one.text) for one in _text(text, "", ()))
+    elif path.suffix.lower() in _IMAGES:
+        found.looked_at["images"] += 1
+        yield from _image(path, name)
+    else:
+        found.looked_at["other files"] += 1
+        with path.open("rb") as handle:
+            yield Finding(DICOM if handle.read(132)[128:] == b"DICM" else FOREIGN, name)
+
+
+def _json(content: bytes, where: str, found: Found) -> Iterator[Finding]:
+    try:
+        value = json.loads(content)
+        texts = list(_texts(value))
+    except (ValueError, RecursionError) as problem:
+        raise ChipError(f"{where}: not JSON; put it right, or take it out of the data set") from problem
+    names = value.get("path") if isinstance(value, dict) else None
+    own = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+    for key, text in texts:
+        found.looked_at["texts"] += 1
+        for finding in _text(text, key, own):
+            yield Finding(finding.kind, f"{where}, {key}" if key else where, finding.text)
+
+
+def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """All the text that a JSON value holds, its keys too, each under the key it stands at."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one, key)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield key, name
+            yield from _texts(one, name)
+
+
+def _text(text: str, key: str, own: Sequence[str]) -> Iterator[Finding]:
+    """What is found in one text; `own` are the names of the nodes that a record is about, which it may say."""
+    if key.lower() in _USER_KEYS and text.strip():
+        yield Finding(USERS, "", text)
+        return
+    for match in find_identifiers(text):
+        said = text[match.start : match.stop]
+        named = key in _NAMING_KEYS or any(said in name for name in own)
+        # Digits alone are no date where a node is named by them: MIMIC's own ids look like some.
+        if not (named and (match.kind in NUMBERED or (match.kind == DATES and said.isdigit()))):
+            yield Finding(match.kind, "", said)
+
+
+def _image(path: Path, name: str) -> Iterator[Finding]:
+    try:
+        kinds = hidden_parts(path)
+        yield from (Finding(kind, name) for kind in kinds)
+        if DICOM in kinds:
+            return
+        boxes = burned_in_file(path)
+    except _UNREADABLE:
+        yield Finding(UNREADABLE, name)
+        return
+    for box in boxes:
+        across, down = round(50 * (box.left + box.right)), round(50 * (box.top + box.bottom))
+        yield Finding(BURNED_IN, f"{name}, {across} % across and {down} % down")

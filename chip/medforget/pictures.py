@@ -1,0 +1,73 @@
+"""Opens the images of an export, JPG, PNG and DICOM alike, as pictures of 8 bits a channel."""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from chip.errors import ChipError
+from chip.medforget import kinds
+from chip.medforget.dicom import FAILURES, read_pixels
+from chip.medforget.export import Picture, Problems
+
+MOST_PIXELS = 80_000_000
+"""The greatest image that is opened; a radiograph has at most some 25 million pixels."""
+
+_DICOM_MARK_AT = 128
+_DAMAGED = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, TypeError, IndexError, OverflowError)
+_GREY_MODES = ("1", "L", "LA")
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
+
+
+def open_picture(path: Path) -> Image.Image:
+    """An image in grey (`L`) or colour (`RGB`), upright: JPG and PNG, of 16 bits scaled by their full range, and DICOM.
+
+    Raises ChipError, naming the file, where it is missing, does not decode, is of another format or has more than
+    MOST_PIXELS; and, for a DICOM file, where pydicom is missing.
+    """
+    try:
+        if _is_dicom(path):
+            return Image.fromarray(read_pixels(path, MOST_PIXELS))
+        return _picture(path)
+    except (*_DAMAGED, *FAILURES, Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
+        reason = (str(problem) or problem.__class__.__name__).splitlines()[0]
+        raise ChipError(f"{path} does not decode as an image ({reason}); put it right or take it out") from problem
+
+
+def picture_or_none(picture: Picture, problems: Problems, where: str) -> Image.Image | None:
+    """A study's image, opened; None, and counted as `where`, where it does not decode.
+
+    Raises ChipError where no DICOM file can be read at all, because pydicom is missing.
+    """
+    try:
+        return open_picture(picture.path)
+    except ChipError as problem:
+        if isinstance(problem.__cause__, ImportError):
+            raise
+        problems.add(kinds.UNREADABLE_IMAGE, where)
+        return None
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its content, or by its name where it has no preamble."""
+    with path.open("rb") as handle:
+        head = handle.read(_DICOM_MARK_AT + 4)
+    return head[_DICOM_MARK_AT:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
+
+
+def _picture(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # What PIL would only warn of is far beyond MOST_PIXELS.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(path, formats=("JPEG", "PNG"))
+    with image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ChipError(f"{path} has more than {MOST_PIXELS:,} pixels: no radiograph does; take it out")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in _DEEP_MODES:
+            deep = np.asarray(upright).astype(np.float64)
+            return Image.fromarray(np.round(np.clip(deep / 65535, 0, 1) * 255).astype(np.uint8))
+        return upright.convert("L" if upright.mode in _GREY_MODES else "RGB")

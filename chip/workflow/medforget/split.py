@@ -1,0 +1,37 @@
+"""The use case of splitting: forget and retain sets for any data directory, built by chip or not."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chip.errors import ChipError, UsageError
+from chip.files import refuse_unwritable
+from chip.medforget.layout import SPLITS
+from chip.medforget.splits import Sizes, Splits, divide, write_splits
+from chip.records import read_records
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """What `chip medforget split` was asked. out: the file; splits.json of the data directory where None."""
+
+    data: Path
+    out: Path | None = None
+    sizes: Sizes = field(default_factory=Sizes)
+    levels: tuple[str, ...] = ()
+    seed: int = 0
+    force: bool = False
+
+
+def carry_out_split(request: SplitRequest) -> tuple[Splits, Path]:
+    """Write forget sets. Raises ChipError where no level has a node that could be one."""
+    if request.seed < 0:
+        raise UsageError(f"--seed {request.seed}: give 0 or more")
+    out = request.out or request.data / SPLITS
+    refuse_unwritable(out)
+    if out.exists() and not request.force:
+        raise ChipError(f"{out} is there; name another --out, or replace it with --force")
+    splits = divide(read_records(request.data), request.sizes, request.seed, request.levels)
+    if not any(splits.levels.values()):
+        raise ChipError(f"no node of {request.data} can be a target: none would keep two retained siblings")
+    write_splits(out, splits)
+    return splits, out
