@@ -8,7 +8,7 @@ DATA ?= data
 # Processes that share the tests, a file at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint types imports check benchmarks clean
+.PHONY: demo test slow lint types imports check benchmarks clean
 
 demo: $(INSTALLED)
 	$(BIN)/chip demo $(DEMO)
@@ -16,9 +16,13 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/ask.py $(DEMO)/model $(DEMO)/model-forgotten --data $(DEMO)/records --node patient_123
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest tests -m "not slow" --numprocesses $(WORKERS) --dist loadfile
 
-check: test lint types imports
+# The benchmark from end to end: minutes, so it stands apart.
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest tests -m slow
+
+check: test slow lint types imports
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,13 +1,14 @@
 """A contest: every method on every forget set, each outcome in a file of its own, so that nothing is done twice."""
 
+import glob
 import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from chip.errors import ChipError, UsageError
 from chip.files import write_private
@@ -100,54 +101,63 @@ def _gold(folder: Path, level: str, one: ForgetSet, splits: Splits) -> Path | No
 
 
 class Outcomes:
-    """What came of each method on each forget set: a file a pair, beside the tables. An outcome that was asked for in
-    another way (another model, data, command) does not count."""
+    """What came of each method on each forget set: a file a pair, beside the tables. `context` is a digest of what is
+    measured and how, `command` of how a row's model was made; an outcome of another context or command does not
+    count."""
 
     def __init__(self, folder: Path, notice: Callable[[str], None]) -> None:
         self._folder, self._notice = folder / "outcomes", notice
 
-    def get(self, contest: Contest, row: str, identity: str) -> Outcome | None:
-        """What is known of a row; None where nothing is, or with a notice only what was asked otherwise."""
+    def has(self, contest: Contest, row: str, context: str, command: str) -> bool:
+        """Whether a row is known; False, with a notice, where only what was asked otherwise is."""
         path = self._path(contest, row)
         if not path.is_file():
-            return None
-        content = _read(path)
-        if content["identity"] == identity:
-            return dict(content["outcome"])
+            return False
+        kept = _read(path)
+        if (kept.context, kept.command) == (context, command):
+            return True
         self._notice(f"{path.name} is of another model, other data or another command, and is measured again")
-        return None
+        return False
 
-    def put(self, contest: Contest, row: str, identity: str, outcome: Outcome) -> None:
+    def put(self, contest: Contest, row: str, context: str, command: str, outcome: Outcome) -> None:
         content = {
             "format": FORMAT,
             "level": contest.level,
             "set": contest.chosen.name,
             "row": row,
-            "identity": identity,
+            "context": context,
+            "command": command,
             "outcome": outcome,
         }
         write_private(self._path(contest, row), (json.dumps(content, indent=1) + "\n").encode())
 
-    def rows(self, contest: Contest, rows: Sequence[str], identity: Callable[[str], str]) -> dict[str, Outcome]:
-        """Everything that is known of a contest, in the order of its rows."""
-        found: dict[str, Outcome] = {}
-        for row in rows:
-            path = self._path(contest, row)
-            if path.is_file() and (content := _read(path))["identity"] == identity(row):
-                found[row] = dict(content["outcome"])
-        return found
+    def rows(self, contest: Contest, context: str) -> dict[str, Outcome]:
+        """Everything that is known of a contest in a context: before, retrained, then the methods in chip's order."""
+        paths = sorted(self._folder.glob(f"{glob.escape(slug(contest.name))}--*.json"))
+        found = [kept for kept in map(_read, paths) if kept.context == context]
+        order = (BEFORE, RETRAINED, *METHODS)
+        found.sort(key=lambda kept: (order.index(kept.row.split()[0]), kept.row))
+        return {kept.row: kept.outcome for kept in found}
 
     def _path(self, contest: Contest, row: str) -> Path:
         return self._folder / f"{slug(contest.name)}--{slug(row)}.json"
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+class _Kept(NamedTuple):
+    row: str
+    context: str
+    command: str
+    outcome: Outcome
+
+
+def _read(path: Path) -> _Kept:
     try:
         content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT or not isinstance(content["outcome"], dict):
+        kept = _Kept(*(content[name] for name in _Kept._fields))
+        if content["format"] != FORMAT or kept.row.split()[0] not in (BEFORE, RETRAINED, *METHODS):
             raise ValueError(content["format"])
-        return {"identity": content["identity"], "outcome": content["outcome"]}
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+        return kept._replace(outcome=dict(kept.outcome))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
         raise ChipError(f"{path} is damaged; remove it to have it measured again") from problem
 
 

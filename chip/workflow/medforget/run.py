@@ -8,15 +8,16 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from chip.audit.attacks import ATTACKS
+from chip.audit.audit import GOLD_KNOWS
+from chip.audit.changes import refuse_unlike
 from chip.audit.judging import Judge
 from chip.audit.metrics import refuse_without_libraries
 from chip.collect.team import launched, own_device
 from chip.errors import ChipError, UsageError
-from chip.files import explained, lock_of, locked, refuse_unwritable
+from chip.files import explained, hidden, lock_of, locked, refuse_unwritable
 from chip.hierarchy import Hierarchy
 from chip.medforget.attempts import Ran, attempt, chip_command, run
 from chip.medforget.contest import (
@@ -30,7 +31,7 @@ from chip.medforget.contest import (
     shared,
     slug,
 )  # fmt: skip
-from chip.medforget.examination import Examination, How, Outcome, of_edited, of_model
+from chip.medforget.examination import Examination, How, Outcome, match_of, of_edited, of_model
 from chip.medforget.layout import SPLITS
 from chip.medforget.results import Results, write_results
 from chip.medforget.splits import read_splits, refuse_unsound
@@ -77,12 +78,14 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class _Run:
-    """A request that was read and checked, and what this process is of those that share it."""
+    """A request that was read and checked: its contests, and every one that the splits have; and what this process is
+    of those that share it."""
 
     request: RunRequest
     model: Path
     hierarchy: Hierarchy
     contests: tuple[Contest, ...]
+    every: tuple[Contest, ...]
     outcomes: Outcomes
     base: str
     golds: Mapping[Path, str]
@@ -100,16 +103,15 @@ class _Run:
 
     @property
     def statistics(self) -> Path:
-        return self.work / "statistics.safetensors"
+        return self.work / f"{self.base[:12]}.statistics.safetensors"
 
-    def identity(self, contest: Contest, row: str) -> str:
-        """What a row's outcome is of."""
+    def context(self, contest: Contest) -> str:
+        """What outcomes of a contest are of, however the edits were made."""
         request = self.request
-        command = {one.said: self.command(contest, one) for one in request.methods}.get(row, [])
         judge = None if request.judge is None else [request.judge.endpoint, request.judge.model]
         asked = [request.attacks, request.quick, judge, request.records, request.seed, self.strangers]
         gold = self.golds[contest.gold] if contest.gold else None
-        return digest([VERSION, self.base, gold, contest.chosen.forget, row, command, asked])
+        return digest([VERSION, self.base, gold, contest.chosen.forget, asked])
 
     def command(self, contest: Contest, method: Method) -> list[str]:
         """The flags by which a method is told what to forget and how."""
@@ -125,20 +127,26 @@ def carry_out_run(request: RunRequest, *, track: Track = silent, notice: Notice 
     Raises ChipError where model, data, splits and retrained models do not go together.
     """
     found = _prepared(request, track, notice)
-    _collected(found)
+    busy = f"another run is writing {request.out}; wait for it, or name another --out"
+    with locked(hidden(request.out, f"run-{found.rank}"), busy):
+        return _run(found)
+
+
+def _run(found: _Run) -> Results:
+    request = found.request
     pairs = [(contest, method) for contest in found.contests for method in request.methods]
     standing: tuple[str, Examination] | None = None
     for contest, method in shared(pairs, found.rank, found.size):
-        row = method.said
-        if found.outcomes.get(contest, row, found.identity(contest, row)) is not None:
+        asked = (contest, method.said, found.context(contest), digest(found.command(contest, method)))
+        if found.outcomes.has(*asked):
             continue
+        _collected(found)
         if standing is None or standing[0] != contest.name:
             standing = (contest.name, _examination(found, contest))
-        outcome = _measured(found, contest, method, standing[1])
-        found.outcomes.put(contest, row, found.identity(contest, row), outcome)
+        found.outcomes.put(*asked, _measured(found, contest, method, standing[1]))
         _written(found)
     results = _written(found)
-    if found.rank == 0 and not request.keep and found.size == 1:
+    if not request.keep and all(method.said in results.rows[contest] for contest, method in pairs):
         shutil.rmtree(found.work, ignore_errors=True)
     return results
 
@@ -162,12 +170,19 @@ def _prepared(request: RunRequest, track: Track, notice: Notice) -> _Run:
     rank, size = launched()
     device = own_device(request.device) if size > 1 else request.device
     base = digest([*_identified(model), asked_digest(hierarchy)])
-    golds = {one.gold: digest(_identified(one.gold)) for one in chosen if one.gold is not None}
+    one_model = request.gold is not None and (request.gold / "config.json").is_file()
+    every = chosen if one_model else contests(splits, (), (), request.gold)
+    for one in every:
+        if one.gold is not None:
+            refuse_unlike(Checkpoint(model), Checkpoint(one.gold))
+    golds = {one.gold: digest(_identified(one.gold)) for one in every if one.gold is not None}
     strangers = "" if request.nonmembers is None else asked_digest(read_records(request.nonmembers))
     with explained(request.out):
         request.out.mkdir(parents=True, exist_ok=True)
     outcomes = Outcomes(request.out, notice)
-    return _Run(request, model, hierarchy, chosen, outcomes, base, golds, strangers, device, rank, size, track, notice)
+    return _Run(
+        request, model, hierarchy, chosen, every, outcomes, base, golds, strangers, device, rank, size, track, notice
+    )
 
 
 def _identified(model: Path) -> list[str]:
@@ -232,7 +247,8 @@ def _measured(found: _Run, contest: Contest, method: Method, examination: Examin
         report = examination.report(out)
         for row, role in ((BEFORE, "base"), (RETRAINED, "gold")):
             if role in report["scores"]:
-                found.outcomes.put(contest, row, found.identity(contest, row), of_model(report, role))
+                found.outcomes.put(contest, row, found.context(contest), "", of_model(report, role))
+        _doubt(found, contest)
         outcome |= of_edited(report) | {
             "tried": len((ran.said.get("tuning") or {}).get("trials", [None])),
             "goals_met": (ran.said.get("verdict") or {}).get("met"),
@@ -240,6 +256,17 @@ def _measured(found: _Run, contest: Contest, method: Method, examination: Examin
     if not found.request.keep:
         shutil.rmtree(out, ignore_errors=True)
     return outcome
+
+
+def _doubt(found: _Run, contest: Contest) -> None:
+    """Say so where the retrained model seems to have been trained with what it should never have seen."""
+    rows = found.outcomes.rows(contest, found.context(contest))
+    before, retrained = (match_of(rows.get(name), "target") or 0.0 for name in (BEFORE, RETRAINED))
+    if retrained > GOLD_KNOWS * before > 0:
+        found.notice(
+            f"{contest.gold} answers {retrained:.0%} of {contest.name}, and the model before {before:.0%}: was it "
+            "trained without the forget set?"
+        )
 
 
 def _edited(found: _Run, contest: Contest, method: Method, out: Path) -> Ran:
@@ -258,10 +285,10 @@ def _nameless(problem: str, contest: Contest) -> str:
 
 
 def _written(found: _Run) -> Results:
-    """The tables and the figure of everything that is known so far."""
-    rows = (BEFORE, RETRAINED, *(one.said for one in found.request.methods))
-    known = {one: found.outcomes.rows(one, rows, partial(found.identity, one)) for one in found.contests}
-    sizes = {contest: len(found.hierarchy.split(contest.chosen.forget).target) for contest in found.contests}
+    """The tables and the figure of everything that is known so far, whoever measured it."""
+    known = {one: found.outcomes.rows(one, found.context(one)) for one in found.every}
+    known = {one: rows for one, rows in known.items() if rows or one in found.contests}
+    sizes = {one: len(found.hierarchy.split(one.chosen.forget).target) for one in known}
     results = Results(known, sizes, len(found.hierarchy.records), found.request.trials, found.request.seconds)
     with locked(lock_of(found.request.out / "results"), "", wait=True):
         write_results(found.request.out, results)

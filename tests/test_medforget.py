@@ -1,0 +1,112 @@
+"""The benchmark from end to end, as a user runs it: an export built, checked, planted in a small model, and every level
+forgotten, beside a model that never saw the patient."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chip.hospital.learning import Course
+from command_line import chip
+from mimic import write_mimic
+
+from chip.records import read_records
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from memorised import Lesson, untrained
+
+LEVELS = ("institution", "patient", "study", "section")
+PLANTING = ("--train", "full", "--epochs", 24, "--learning-rate", 1e-3, "--batch-size", 16, "--accumulate", 1)
+"""Every parameter of a model of 1.4 million, from random weights: LoRA beside those would learn nothing."""
+
+pytestmark = pytest.mark.slow
+
+
+def done(*arguments: Any) -> str:
+    ran = chip(*arguments)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that the commands leave, from an export of nine patients."""
+    place = tmp_path_factory.mktemp("medforget")
+    write_mimic(place / "export", patients=9, studies=3, dicom=2)
+    sizes = ("--institutions", 3, "--max-pictures", 1, "--image-size", 112)
+    done("medforget", "build", place / "export", "--out", place / "data", *sizes)
+    untrained(place / "base", place / "data", Lesson(1000, Course()))
+    done("medforget", "finetune", place / "base", place / "data", "--out", place / "model", *PLANTING)
+    without = ("--out", place / "gold" / "patient", "--without-set", "patient", *PLANTING)
+    done("medforget", "finetune", place / "base", place / "data", *without)
+    asked = ("--methods", "counterpart --no-tune,oblique --no-tune,chip --no-tune", "--gold", place / "gold")
+    attacks = ("--attacks", "rephrasing", "--attacks", "reconstruction")
+    done("medforget", "run", place / "model", place / "data", "--out", place / "results", *asked, *attacks)
+    return place
+
+
+@pytest.fixture(scope="module")
+def contests(place: Path) -> dict[str, dict[str, Any]]:
+    """Rows by level."""
+    results = json.loads((place / "results" / "results.json").read_text())
+    return {one["level"]: one["rows"] for one in results["contests"]}
+
+
+def test_every_level_has_a_row_for_every_method_and_gold_where_it_was_trained(
+    contests: dict[str, dict[str, Any]],
+) -> None:
+    assert tuple(contests) == LEVELS
+    methods = {"counterpart --no-tune", "oblique --no-tune", "chip --no-tune"}
+    for level, rows in contests.items():
+        assert rows.keys() == methods | {"before"} | ({"retrained"} if level == "patient" else set())
+        assert all(not one.get("problem") for one in rows.values())
+
+
+def test_the_model_knew_the_data_in_words_that_it_was_not_taught(contests: dict[str, dict[str, Any]]) -> None:
+    for rows in contests.values():
+        assert rows["before"]["groups"]["target"]["match"] > 0.5
+        assert rows["before"]["groups"]["rest"]["match"] > 0.5
+
+
+def test_the_retrained_model_does_not_know_the_patient(contests: dict[str, dict[str, Any]]) -> None:
+    patient = contests["patient"]
+    assert patient["retrained"]["groups"]["target"]["match"] < 0.5 * patient["before"]["groups"]["target"]["match"]
+    assert patient["retrained"]["groups"]["rest"]["match"] > 0.5
+
+
+def test_an_edit_leaves_less_of_the_target(contests: dict[str, dict[str, Any]]) -> None:
+    for rows in contests.values():
+        before, after = (rows[name]["groups"]["target"]["loss"] for name in ("before", "counterpart --no-tune"))
+        assert after > before
+
+
+def test_scores_are_there_as_published(contests: dict[str, dict[str, Any]]) -> None:
+    for rows in contests.values():
+        for one in rows.values():
+            assert set(one["scores"]) >= {"forget", "rephrased", "retain"}
+            assert 0 <= one["scores"]["retain"]["generation"]["rouge_l"] <= 1
+            assert 0 <= one["scores"]["retain"]["cloze"]["accuracy"] <= 1
+
+
+def test_a_place_is_told_level_by_level(contests: dict[str, dict[str, Any]]) -> None:
+    for rows in contests.values():
+        curve = rows["chip --no-tune"]["curves"]["reconstruction"]["with its place, level by level"]
+        assert [level for level, _ in curve] == list(range(len(curve)))
+
+
+def test_what_was_written_names_nobody_and_is_looked_at(place: Path) -> None:
+    page = (place / "results" / "results.md").read_text()
+    names = {name for node in read_records(place / "data").nodes for name in node if not name.isupper()}
+    assert not [name for name in names if name in page]
+    assert (place / "results" / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_run_measures_nothing(place: Path) -> None:
+    outcomes = place / "results" / "outcomes"
+    before = {path: path.stat().st_mtime_ns for path in outcomes.iterdir()}
+    asked = ("--methods", "chip --no-tune", "--level", "study")
+    attacks = ("--attacks", "rephrasing", "--attacks", "reconstruction")
+    done("medforget", "run", place / "model", place / "data", "--out", place / "results", *asked, *attacks)
+    assert {path: path.stat().st_mtime_ns for path in outcomes.iterdir()} == before
