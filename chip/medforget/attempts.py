@@ -12,7 +12,7 @@ from typing import Any
 
 from chip.errors import ChipError
 
-_KEPT = ("CHIP_SALT_FILE",)
+_KEPT = ("CHIP_SALT_FILE", "CHIP_KERNELS")
 """What is the machine's, not a request's."""
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
