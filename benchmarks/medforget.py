@@ -61,7 +61,7 @@ def main(
             continue
         place = work.resolve() / name
         records = chosen_records(place, (data / name).resolve(), SOURCES[name])
-        splits = divided(records, part)
+        splits = divided(place, records, part)
         learnt = trained(place, records, name, splits)
         request = RunRequest(
             model=str(place / "model"),
@@ -78,13 +78,13 @@ def main(
         publish(place, name, part, learnt)
 
 
-def divided(records: Path, part: Part) -> Splits:
+def divided(place: Path, records: Path, part: Part) -> Splits:
     """A tenth of each level's nodes, drawn by seed."""
     hierarchy = read_records(records)
     found = [_level(hierarchy, level, 1 if level in part.lonely else 2) for level in hierarchy.levels]
     siblings = min(one.siblings for one in found)
     splits = Splits({k: v for one in found for k, v in one.levels.items()}, siblings=siblings)
-    write_splits(records.parent / SPLITS, splits)
+    write_splits(place / SPLITS, splits)
     return splits
 
 
