@@ -67,9 +67,12 @@ def read_methods(text: str) -> tuple[Method, ...]:
 
 def contests(splits: Splits, levels: Sequence[str], names: Sequence[str], gold: Path | None) -> tuple[Contest, ...]:
     """The contests at the levels given, or at all that have forget sets, with the sets of those names, or all of them.
-    Raises UsageError where nothing is left, or a single retrained model stands for several sets."""
+    Raises UsageError where there is none of a name, or a single retrained model stands for several sets."""
     for level in levels:
         splits.chosen(level)
+    there = dict.fromkeys(one.name for level in levels or splits.levels for one in splits.levels[level])
+    if unknown := [name for name in names if name not in there]:
+        raise UsageError(f"--set {unknown[0]!r}: no forget set is called so; there are {', '.join(there)}")
     chosen = [
         (level, one)
         for level, sets in splits.levels.items()
@@ -77,7 +80,7 @@ def contests(splits: Splits, levels: Sequence[str], names: Sequence[str], gold: 
         if (not levels or level in levels) and (not names or one.name in names)
     ]
     if not chosen:
-        raise UsageError("no forget set is left of what --level and --set name; the splits have others")
+        raise UsageError("the splits have no forget set; `chip medforget split DIR` writes some")
     if gold is None:
         return tuple(Contest(level, one) for level, one in chosen)
     if (gold / "config.json").is_file():
