@@ -162,7 +162,7 @@ def digest(content: Any) -> str:
 def slug(name: str) -> str:
     """A name as part of a file's name; names that differ in signs alone differ by their digest."""
     plain = "-".join(re.findall(r"\w+", name.lower()))
-    return plain if plain == name.replace(" ", "-") else f"{plain}-{digest(name)[:6]}"
+    return plain if plain == name.replace(" ", "-", 1) else f"{plain}-{digest(name)[:6]}"
 
 
 def shared(items: Sequence[Any], rank: int, size: int) -> Iterator[Any]:

@@ -100,7 +100,8 @@ class _Run:
 
     @property
     def statistics(self) -> Path:
-        return self.work / "statistics.safetensors"
+        """Those of another model or other data, which an earlier run may have left there, are called otherwise."""
+        return self.work / f"statistics-{digest([self.base, self.request.dtype])[:12]}.safetensors"
 
     def identity(self, contest: Contest, row: str) -> str:
         """What a row's outcome is of."""
@@ -260,9 +261,10 @@ def _nameless(problem: str, contest: Contest) -> str:
 def _written(found: _Run) -> Results:
     """The tables and the figure of everything that is known so far."""
     rows = (BEFORE, RETRAINED, *(one.said for one in found.request.methods))
-    known = {one: found.outcomes.rows(one, rows, partial(found.identity, one)) for one in found.contests}
     sizes = {contest: len(found.hierarchy.split(contest.chosen.forget).target) for contest in found.contests}
-    results = Results(known, sizes, len(found.hierarchy.records), found.request.trials, found.request.seconds)
     with locked(lock_of(found.request.out / "results"), "", wait=True):
+        # Read under the lock, lest a table that another process wrote since then is replaced by one that knows less.
+        known = {one: found.outcomes.rows(one, rows, partial(found.identity, one)) for one in found.contests}
+        results = Results(known, sizes, len(found.hierarchy.records), found.request.trials, found.request.seconds)
         write_results(found.request.out, results)
     return results
