@@ -40,9 +40,9 @@ def build_ward(directory: Path) -> Ward:
     target = [i for i, record in enumerate(hierarchy.records) if TARGET in record.path]
     return Ward(
         data,
-        _teach(directory / "knows", data, ()),
-        _teach(directory / "never", data, target),
-        _teach(directory / "half", data, target[::2]),
+        teach(directory / "knows", data, ()),
+        teach(directory / "never", data, target),
+        teach(directory / "half", data, target[::2]),
     )
 
 
@@ -79,7 +79,7 @@ def strangers() -> list[dict[str, object]]:
     ]
 
 
-def _teach(directory: Path, data: Path, left_out: Sequence[int]) -> Path:
+def teach(directory: Path, data: Path, left_out: Sequence[int]) -> Path:
     """Write a tiny Llama that answers the records word for word, in both wordings, but for those left out."""
     tiny_models.text_model(directory, "llama")
     loaded = load_model(Checkpoint(directory), "cpu")

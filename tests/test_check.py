@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import chip, chip_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
+from tiny_records import LEVELS, write_hospital, write_lines
 
 from chip.errors import ChipError
 from chip.medforget import identifier_patterns as kinds
 from chip.medforget import metadata
 from chip.medforget.burned_in import burned_in
-from chip.medforget.check import BURNED_IN, FOREIGN, NOT_FOUND, UNREADABLE, check
+from chip.medforget.check import BURNED_IN, FOREIGN, MALFORMED, NOT_FOUND, UNREADABLE, check
 from chip.medforget.identifiers import find_identifiers
-from tests.command_line import chip, chip_here
-from tests.tiny_records import write_hospital, write_lines
+from chip.records import read_records, write_records
+from chip.records.parquet import ForgetSet, write_parquet
 
 IDENTIFYING = {
     kinds.DATES: (
@@ -227,7 +229,7 @@ def test_what_image_files_hold_beside_their_picture_is_found(tmp_path: Path) -> 
         path.write_bytes(path.read_bytes() + b"somebody")
         expected[path] = (metadata.TRAILING,)
     for path, parts in expected.items():
-        assert metadata.hidden_parts(path) == parts, path.name
+        assert metadata.hidden_parts(path.read_bytes()) == parts, path.name
 
 
 def test_dicom_files_and_files_of_other_kinds_are_told(tmp_path: Path) -> None:
@@ -324,3 +326,61 @@ def test_what_is_no_data_directory_is_one_sentence(tmp_path: Path, line: str | b
         check(tmp_path)
     with pytest.raises(ChipError, match=r"records\.jsonl, line 1: not JSON"):
         check(write_lines(tmp_path, line))
+
+
+class TestParquet:
+    """Parquet files of the published layout, as `build --parquet` writes them."""
+
+    def written(self, directory: Path, *records: dict[str, Any], image: Image.Image | None = None) -> Path:
+        """A data set and the same as parquet, two files of each of two levels; with an image that all records show."""
+        if image is not None:
+            (directory / "images").mkdir(parents=True)
+            image.save(directory / "images" / "a.png")
+        write_records(directory, LEVELS, ({"image": image and "images/a.png", **one} for one in records))
+        hierarchy = read_records(directory)
+        sets = [ForgetSet("patient", "all", (("i0", "p0"),)), ForgetSet("institution", "all", (("i0",),))]
+        write_parquet(directory, hierarchy, sets)
+        return directory
+
+    @staticmethod
+    def record(patient: str = "p0", answer: str = "clear lungs", **more: Any) -> dict[str, Any]:
+        return {"path": ["i0", patient], "question": "what ?", "answer": answer, **more}
+
+    def test_a_clean_data_set_stays_clean_and_every_picture_is_looked_at_once(self, tmp_path: Path) -> None:
+        clean = self.written(tmp_path, self.record(), self.record("p1"), image=radiograph(64, 1))
+        found = check(clean)
+        assert found.clean, found.counts
+        assert found.looked_at["images"] == 1
+        assert found.looked_at["other files"] == 0
+
+    def test_what_their_texts_say_is_found_once_in_whatever_files_it_stands(self, tmp_path: Path) -> None:
+        named = self.record(answer="seen by Dr. Abramowitz", paraphrases=["on 03/14/2019 ?"])
+        data = self.written(tmp_path, named, self.record("p1"))
+        write_lines(data, self.record(), self.record("p1"))
+        found = check(data)
+        assert found.counts == {kinds.NAMES: 1, kinds.DATES: 1}
+        assert found.first[kinds.NAMES][0].where == "institution_level/forget_set_all.parquet, row 1, answer"
+
+    def test_their_pictures_are_looked_at_where_no_file_has_them(self, tmp_path: Path) -> None:
+        image = radiograph(224, 1)
+        ImageDraw.Draw(image).text((8, 8), "DOE, JANE", font=ImageFont.load_default(12), fill=250)
+        data = self.written(tmp_path, self.record(), self.record("p1"), image=image)
+        assert check(data).counts == {BURNED_IN: 1}
+        (data / "images" / "a.png").unlink()
+        found = check(data)
+        assert found.counts == {BURNED_IN: 1}
+        assert found.first[BURNED_IN][0].where.startswith("institution_level/forget_set_all.parquet, row 1, ")
+
+    def test_what_cannot_be_looked_into_is_told(self, tmp_path: Path) -> None:
+        data = self.written(tmp_path, self.record(), self.record("p1"))
+        arrow = pytest.importorskip("pyarrow.parquet")
+        table = arrow.read_table(data / "patient_level" / "forget_set_all.parquet")
+        metadata = table.column_names.index("metadata")
+        malformed = table.set_column(metadata, "metadata", [["{"] * len(table)])
+        arrow.write_table(malformed, data / "malformed.parquet")
+        arrow.write_table(table.drop_columns(["metadata"]), data / "other.parquet")
+        (data / "broken.parquet").write_bytes(b"PAR1 and nothing")
+        found = check(data)
+        assert found.counts == {FOREIGN: 2, MALFORMED: 1}
+        assert [one.where for one in found.first[FOREIGN]] == ["broken.parquet", "other.parquet"]
+        assert [one.where for one in found.first[MALFORMED]] == ["malformed.parquet, row 1"]

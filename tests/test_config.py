@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from command_line import chip_here
+from mimic import write_mimic
 
 from chip.errors import ChipError
 
@@ -131,3 +132,63 @@ def test_nodes_to_forget_may_stand_in_the_environment(
     write(workplace, f"data = {str(hospital_data)!r}", 'method = "chip"')
     plan = planned(llava_directory, CHIP_FORGET="patient_1 patient_2")
     assert plan["targets"] == ["inst_0/patient_1", "inst_1/patient_2"]
+
+
+class TestVerbsOfAGroup:
+    def built(self, workplace: Path, *arguments: Any) -> dict[str, Any]:
+        """The settings by which a benchmark was built."""
+        if not (workplace / "export").exists():
+            write_mimic(workplace / "export", patients=4, studies=2, dicom=0)
+        done = chip_here("medforget", "build", "export", "--out", "built", "--force", *arguments)
+        assert done.exit_code == 0, done.exception
+        settings: dict[str, Any] = json.loads((workplace / "built" / "manifest.json").read_text())["settings"]
+        return settings
+
+    def test_the_nearest_table_wins_and_a_flag_over_it(self, workplace: Path) -> None:
+        write(
+            workplace,
+            *("seed = 1", "patients = 2", "min-studies = 1", "top-k = 5"),
+            *("[medforget]", "patients = 3", "options = 3"),
+            *("[medforget.build]", "options = 5", "image_size = 32"),
+            *("[medforget.split]", "seed = 9"),
+        )
+        found = self.built(workplace, "--max-studies", 3)
+        assert (found["seed"], found["patients"], found["fewest"]) == (1, 3, 1)
+        assert (found["options"], found["side"], found["most"]) == (5, 32, 3)
+
+    def test_an_argument_and_paths_may_stand_in_the_file(self, workplace: Path, tmp_path: Path) -> None:
+        write_mimic(tmp_path / "kept" / "export", patients=4, studies=2, dicom=0)
+        config = write(tmp_path / "kept", "[medforget.build]", 'export = "export"', 'out = "built"', "patients = 3")
+        done = chip_here("--config", config, "medforget", "build")
+        assert done.exit_code == 0, done.exception
+        assert (tmp_path / "kept" / "built" / "manifest.json").is_file()
+
+    def test_a_flag_is_meant_by_its_long_name(
+        self, workplace: Path, hospital_data: Path, llava_directory: Path
+    ) -> None:
+        write(workplace, "[medforget.run]", 'set = "no-such-set"')
+        (workplace / "records").symlink_to(hospital_data)
+        assert chip_here("medforget", "split", "records", "--out", "splits.json", "--min-siblings", 0).exit_code == 0
+        done = chip_here(
+            *("medforget", "run", llava_directory, "records", "--out", "results", "--splits", "splits.json")
+        )
+        assert "no-such-set" in str(done.exception)
+
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            (["patents = 3"], r"'patents'; `chip VERB --help`"),
+            (["[edit]", "patients = 3"], r"'patients'; `chip edit --help`"),
+            (["[medforget]", "top-k = 3"], r"'top-k'; `chip medforget VERB --help`"),
+            (["[medforget.build]", "method = 'chip'"], r"'method'; `chip medforget build --help`"),
+            (["[medforget.bulid]", "patients = 3"], r"'bulid'; `chip medforget VERB --help`"),
+            (["medforget = 3"], r"\[medforget\] must be a table"),
+            (["[medforget]", "build = 3"], r"\[medforget\.build\] must be a table"),
+        ],
+    )
+    def test_what_no_flag_is_called_is_refused_with_the_command_that_lists_them(
+        self, workplace: Path, llava_directory: Path, lines: list[str], message: str
+    ) -> None:
+        write(workplace, *lines)
+        with pytest.raises(ChipError, match=message):
+            planned(llava_directory)

@@ -1,6 +1,8 @@
-"""Defaults from `chip.toml`: keys are flags by their long names, for every verb or, in a table, for one."""
+"""Defaults from `chip.toml`: keys are flags by their long names, for every verb or, in a table, for one; a group's
+verbs have tables in its own, such as `[medforget.build]`."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,24 @@ _PATHS = {
     "out_dir",
     "requests",
     "forgotten",
+    "export",
+    "directory",
+    "parquet",
+    "splits",
+    "gold",
+    "nonmembers",
+    "log",
 }
 
 
-def read_defaults(path: Path | None, context: typer.Context) -> dict[str, dict[str, Any]]:
-    """Defaults by verb. Paths in the file are relative to it. Raises ChipError for a key that no flag is called."""
+Table = Mapping[str, Any]
+
+
+def read_defaults(path: Path | None, context: typer.Context) -> dict[str, Any]:
+    """Defaults by verb, those of a group's verbs within the group's. Paths in the file are relative to it.
+
+    Raises ChipError for a key that no flag is called.
+    """
     if path is None and not CONFIG.is_file():
         return {}
     path = path or CONFIG
@@ -35,27 +50,56 @@ def read_defaults(path: Path | None, context: typer.Context) -> dict[str, dict[s
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise ChipError(f"{path} cannot be read as TOML: {problem}") from problem
-    commands = getattr(context.command, "commands", {})
-    flags = {verb: {str(p.name): p for p in command.params} for verb, command in commands.items()}
-    common = {key: value for key, value in content.items() if key not in flags}
-    tables = {verb: content.get(verb, {}) for verb in flags}
-    _refuse_unknown(path, common, set().union(*flags.values()))
-    for verb, table in tables.items():
+    return _of_group(path, context.command, (), content, {})
+
+
+def _of_group(path: Path, group: Any, words: tuple[str, ...], content: Table, above: Table) -> dict[str, Any]:
+    """The defaults of a group's verbs. words: what the group is called; above: keys that stand before its table."""
+    verbs = _verbs(group)
+    own = {key: value for key, value in content.items() if key not in verbs}
+    _refuse_unknown(path, own, _flags(group), (*words, "VERB"))
+    common = {**above, **_named(own, _flags(group))}
+    found = {}
+    for verb, command in verbs.items():
+        table, called = content.get(verb, {}), (*words, verb)
         if not isinstance(table, dict):
-            raise ChipError(f"{path}: [{verb}] must be a table")
-        _refuse_unknown(path, table, set(flags[verb]))
+            raise ChipError(f"{path}: [{'.'.join(called)}] must be a table")
+        of_one = _of_group if _verbs(command) else _of_verb
+        found[verb] = of_one(path, command, called, table, common)
+    return found
+
+
+def _of_verb(path: Path, command: Any, words: tuple[str, ...], content: Table, above: Table) -> dict[str, Any]:
+    flags = _flags(command)
+    _refuse_unknown(path, content, flags, words)
+    several = {str(one.name): getattr(one, "multiple", False) for one in command.params}
     return {
-        verb: {
-            name: _value(path, name, value, several=getattr(flags[verb][name], "multiple", False))
-            for name, value in {_name(key): v for key, v in {**common, **tables[verb]}.items()}.items()
-            if name in flags[verb]
-        }
-        for verb in flags
+        name: _value(path, name, value, several=several[name])
+        for name, value in {**above, **_named(content, flags)}.items()
+        if name in several
     }
 
 
-def _name(key: str) -> str:
-    return key.replace("-", "_")
+def _verbs(command: Any) -> Mapping[str, Any]:
+    """The verbs of a group; a verb has none."""
+    return getattr(command, "commands", {})
+
+
+def _flags(command: Any) -> Mapping[str, str]:
+    """The parameters of a verb, or of all verbs of a group, by their own and their flags' long names."""
+    if verbs := _verbs(command):
+        return {key: name for verb in verbs.values() for key, name in _flags(verb).items()}
+    long = {_key(flag): one.name for one in command.params for flag in one.opts if flag.startswith("--")}
+    return {**{one.name: one.name for one in command.params}, **long}
+
+
+def _named(content: Table, flags: Mapping[str, str]) -> dict[str, Any]:
+    """Values by the parameters that their keys mean."""
+    return {flags[_key(key)]: value for key, value in content.items()}
+
+
+def _key(name: str) -> str:
+    return name.removeprefix("--").replace("-", "_")
 
 
 def _value(path: Path, name: str, value: Any, *, several: bool) -> Any:
@@ -64,7 +108,7 @@ def _value(path: Path, name: str, value: Any, *, several: bool) -> Any:
     return str(path.parent / value) if name in _PATHS and isinstance(value, str) else value
 
 
-def _refuse_unknown(path: Path, keys: dict[str, Any], known: set[str]) -> None:
+def _refuse_unknown(path: Path, keys: Table, known: Mapping[str, str], words: tuple[str, ...]) -> None:
     for key in keys:
-        if _name(key) not in known:
-            raise ChipError(f"{path}: no flag is called {key!r}; `chip edit --help` lists them")
+        if _key(key) not in known:
+            raise ChipError(f"{path}: no flag is called {key!r}; `chip {' '.join(words)} --help` lists them")

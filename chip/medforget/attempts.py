@@ -52,14 +52,18 @@ def attempt(command: Sequence[str], folder: Path, limit: int = 0) -> Ran:
     said, took, wrong = folder / "said.json", folder / "took.json", folder / "errors.txt"
     script = Path(__file__).with_name("peak.py")
     measured = [sys.executable, str(script), str(took), str(limit), *command]
+    took.unlink(missing_ok=True)
     with said.open("wb") as output, wrong.open("wb") as errors:
-        ended = subprocess.run(measured, cwd=folder, stdout=output, stderr=errors, env=_environment())
+        started = {"cwd": folder, "stdout": output, "stderr": errors, "env": _environment()}
+        # Standard input is open for as long as this process lives: the command ends with it, even where it is killed.
+        with subprocess.Popen(measured, stdin=subprocess.PIPE, **started) as process:
+            status = process.wait()
     if not took.exists():
-        return Ran(problem=f"was ended (exit status {ended.returncode})")
+        return Ran(problem=f"was ended (exit status {status})")
     found = json.loads(took.read_text())
     took.unlink()
     stopped = found.pop("stopped")
-    if not ended.returncode:
+    if not status:
         return Ran(**found, said=json.loads(said.read_text()))
     if stopped:
         return Ran(**found, problem=f"ended at its limit of {limit} s")

@@ -7,7 +7,7 @@ takes for text that is none, as measured.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from types import ModuleType
 
 import numpy as np
@@ -79,9 +79,9 @@ def burned_in(image: Image.Image) -> tuple[Box, ...]:
     return ()
 
 
-def burned_in_file(path: Path) -> tuple[Box, ...]:
-    """The same of an image file; raises what Pillow raises where it does not decode."""
-    with Image.open(path) as image:
+def burned_in_file(content: bytes) -> tuple[Box, ...]:
+    """The same of an image file's bytes; raises what Pillow raises where they do not decode."""
+    with Image.open(BytesIO(content)) as image:
         return burned_in(image)
 
 

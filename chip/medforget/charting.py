@@ -122,7 +122,7 @@ def _usable(own: Sequence[Study], out: Path, settings: BuildSettings, problems: 
 
 def _pictures(study: Study, out: Path, settings: BuildSettings, problems: Problems) -> Iterator[tuple[str, str]]:
     """Names and views of a study's pictures, frontal ones first, each written as PNG without any metadata."""
-    order = sorted(study.pictures, key=lambda one: (one.view not in FRONTAL, one.path.name))
+    order = sorted(study.pictures, key=lambda one: (one.view not in FRONTAL, one.path.name, one.path))
     found = 0
     for one in order:
         if found == settings.pictures:

@@ -3,6 +3,7 @@
 What is found is told by kind and place, never by its text unless that is asked for. Nothing is changed.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,13 @@ from chip.medforget.burned_in import burned_in_file
 from chip.medforget.identifier_patterns import DATES, NUMBERED, USERS
 from chip.medforget.identifiers import find_identifiers
 from chip.medforget.metadata import DICOM, hidden_parts
+from chip.records.parquet import library
+from chip.records.parquet_rows import Row, read_rows
 
 BURNED_IN = "lines of text in pictures"
 UNREADABLE = "images that do not decode"
 FOREIGN = "files that were not looked into"
+MALFORMED = "rows of parquet files that were not looked into"
 FIRST = 3
 """Places that are told of each kind."""
 
@@ -38,6 +42,7 @@ NOT_FOUND = (
 """What a data set may hold all the same."""
 
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
+_PARQUET = ".parquet"
 _PLAIN = frozenset({".txt", ".md", ".csv", ".tsv", ".toml", ".yaml", ".yml", ".html", ".xml", ".log"})
 _USER_KEYS = frozenset({"user", "username", "host", "hostname", "author", "operator"})
 _NAMING_KEYS = frozenset({"path", "forget", "image", "images", "nodes"})
@@ -69,6 +74,8 @@ class Found:
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, list[Finding]] = field(default_factory=dict)
     looked_at: dict[str, int] = field(default_factory=lambda: {"texts": 0, "images": 0, "other files": 0})
+    seen: set[bytes] = field(default_factory=set)
+    """Digests of images and of parquet rows: each is looked at once, however many files hold it."""
 
     @property
     def clean(self) -> bool:
@@ -95,12 +102,15 @@ class Found:
 def check(directory: Path) -> Found:
     """Search every file of a data directory.
 
-    Raises ChipError where it is none, or where a line of JSON is none. Links that lead out of it are not followed.
+    Raises ChipError where it is none, where a line of JSON is none, or where there are parquet files and pyarrow is
+    missing. Links that lead out of it are not followed.
     """
     if not (directory / "records.jsonl").is_file():
         raise ChipError(f"{directory} holds no records.jsonl; name a data directory")
     found = Found()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+    files = (path for path in directory.rglob("*") if path.is_file())
+    # Images that are files before those in parquet, so that what is in both is told of the file.
+    for path in sorted(files, key=lambda path: (path.suffix.lower() == _PARQUET, path)):
         name = str(path.relative_to(directory))
         for finding in _file(path, name, found):
             found.add(finding)
@@ -121,12 +131,49 @@ def _file(path: Path, name: str, found: Found) -> Iterator[Finding]:
                 found.looked_at["texts"] += 1
                 yield from (Finding(one.kind, f"{name}, line {number}", one.text) for one in _text(text, "", ()))
     elif path.suffix.lower() in _IMAGES:
-        found.looked_at["images"] += 1
-        yield from _image(path, name)
+        yield from _image(path.read_bytes(), name, found)
+    elif path.suffix.lower() == _PARQUET:
+        yield from _parquet(path, name, found)
     else:
         found.looked_at["other files"] += 1
         with path.open("rb") as handle:
             yield Finding(DICOM if handle.read(132)[128:] == b"DICM" else FOREIGN, name)
+
+
+def _parquet(path: Path, name: str, found: Found) -> Iterator[Finding]:
+    """What the rows of a file in the published layout hold; a file that is none was not looked into.
+
+    Raises ChipError where pyarrow is missing.
+    """
+    library()
+    left_out: list[str] = []
+    try:
+        for row in read_rows(path, lambda _, where: left_out.append(where)):
+            where = row.where.removeprefix(f"{path}, ")
+            yield from _row(row, f"{name}, {where}", found)
+    except ChipError:
+        found.looked_at["other files"] += 1
+        yield Finding(FOREIGN, name)
+    for where in left_out:
+        yield Finding(MALFORMED, where.replace(str(path), name, 1))
+
+
+def _row(row: Row, where: str, found: Found) -> Iterator[Finding]:
+    record = {"path": list(row.path), "asked": [dict(one) for one in row.asked]}
+    try:
+        digest, texts = _digest(json.dumps(record, sort_keys=True).encode()), list(_texts(record))
+    except RecursionError:
+        yield Finding(MALFORMED, where)
+        return
+    if digest not in found.seen:
+        found.seen.add(digest)
+        yield from _told(record, texts, where, found)
+    if row.image is not None and _digest(row.image) not in found.seen:
+        yield from _image(row.image, where, found)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _json(content: bytes, where: str, found: Found) -> Iterator[Finding]:
@@ -135,6 +182,11 @@ def _json(content: bytes, where: str, found: Found) -> Iterator[Finding]:
         texts = list(_texts(value))
     except (ValueError, RecursionError) as problem:
         raise ChipError(f"{where}: not JSON; put it right, or take it out of the data set") from problem
+    yield from _told(value, texts, where, found)
+
+
+def _told(value: object, texts: Sequence[tuple[str, str]], where: str, found: Found) -> Iterator[Finding]:
+    """What is found in a JSON value, of which these are the texts."""
     names = value.get("path") if isinstance(value, dict) else None
     own = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
     for key, text in texts:
@@ -169,13 +221,15 @@ def _text(text: str, key: str, own: Sequence[str]) -> Iterator[Finding]:
             yield Finding(match.kind, "", said)
 
 
-def _image(path: Path, name: str) -> Iterator[Finding]:
+def _image(content: bytes, name: str, found: Found) -> Iterator[Finding]:
+    found.looked_at["images"] += 1
+    found.seen.add(_digest(content))
     try:
-        kinds = hidden_parts(path)
+        kinds = hidden_parts(content)
         yield from (Finding(kind, name) for kind in kinds)
         if DICOM in kinds:
             return
-        boxes = burned_in_file(path)
+        boxes = burned_in_file(content)
     except _UNREADABLE:
         yield Finding(UNREADABLE, name)
         return

@@ -68,9 +68,12 @@ def read_methods(text: str) -> tuple[Method, ...]:
 
 def contests(splits: Splits, levels: Sequence[str], names: Sequence[str], gold: Path | None) -> tuple[Contest, ...]:
     """The contests at the levels given, or at all that have forget sets, with the sets of those names, or all of them.
-    Raises UsageError where nothing is left, or a single retrained model stands for several sets."""
+    Raises UsageError where there is none of a name, or a single retrained model stands for several sets."""
     for level in levels:
         splits.chosen(level)
+    there = dict.fromkeys(one.name for level in levels or splits.levels for one in splits.levels[level])
+    if unknown := [name for name in names if name not in there]:
+        raise UsageError(f"--set {unknown[0]!r}: no forget set is called so; there are {', '.join(there)}")
     chosen = [
         (level, one)
         for level, sets in splits.levels.items()
@@ -78,7 +81,7 @@ def contests(splits: Splits, levels: Sequence[str], names: Sequence[str], gold: 
         if (not levels or level in levels) and (not names or one.name in names)
     ]
     if not chosen:
-        raise UsageError("no forget set is left of what --level and --set name; the splits have others")
+        raise UsageError("the splits have no forget set; `chip medforget split DIR` writes some")
     if gold is None:
         return tuple(Contest(level, one) for level, one in chosen)
     if (gold / "config.json").is_file():
@@ -169,7 +172,7 @@ def digest(content: Any) -> str:
 def slug(name: str) -> str:
     """A name as part of a file's name; names that differ in signs alone differ by their digest."""
     plain = "-".join(re.findall(r"\w+", name.lower()))
-    return plain if plain == name.replace(" ", "-") else f"{plain}-{digest(name)[:6]}"
+    return plain if plain == name.replace(" ", "-", 1) else f"{plain}-{digest(name)[:6]}"
 
 
 def shared(items: Sequence[Any], rank: int, size: int) -> Iterator[Any]:

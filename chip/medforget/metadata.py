@@ -7,7 +7,6 @@ what is found only its kind is told.
 import io
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 from PIL import Image, ImageCms
 
@@ -46,9 +45,9 @@ _PNG_PICTURE = frozenset(
 _PNG_KINDS = {b"tEXt": TEXT, b"zTXt": TEXT, b"iTXt": TEXT, b"tIME": TEXT, b"eXIf": EXIF, b"iCCP": PROFILE}
 
 
-def hidden_parts(path: Path) -> tuple[str, ...]:
-    """The kinds of what an image file holds beside its picture, each once, in alphabetical order."""
-    return tuple(sorted(set(_parts(path.read_bytes()))))
+def hidden_parts(content: bytes) -> tuple[str, ...]:
+    """The kinds of what an image file's bytes hold beside its picture, each once, in alphabetical order."""
+    return tuple(sorted(set(_parts(content))))
 
 
 def _parts(content: bytes) -> Iterator[str]:

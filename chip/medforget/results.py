@@ -43,6 +43,11 @@ class Results:
     seconds: int
 
     @property
+    def told(self) -> dict[Contest, Mapping[str, Outcome]]:
+        """Contests of which a method was tried, even if none came to anything."""
+        return {contest: rows for contest, rows in self.rows.items() if rows}
+
+    @property
     def known(self) -> dict[Contest, Mapping[str, Outcome]]:
         """Contests of which a model was examined."""
         return {contest: rows for contest, rows in self.rows.items() if any("groups" in one for one in rows.values())}
@@ -97,11 +102,11 @@ def page(results: Results) -> str:
 
 def overview(results: Results) -> list[str]:
     """A row a method, a column a level: target / rephrased / siblings / rest [loss]."""
-    known = results.known
-    names = list(dict.fromkeys(name for rows in known.values() for name in rows))
-    heads = ["target / rephrased / siblings / rest [loss on target]", *(_title(results, one) for one in known)]
+    told = results.told
+    names = list(dict.fromkeys(name for rows in told.values() for name in rows))
+    heads = ["target / rephrased / siblings / rest [loss on target]", *(_title(results, one) for one in told)]
     lines = [_row(heads), "| --- " * len(heads) + "|"]
-    return lines + [_row([name, *(short(rows.get(name)) for rows in known.values())]) for name in names]
+    return lines + [_row([name, *(short(rows.get(name)) for rows in told.values())]) for name in names]
 
 
 def _title(results: Results, contest: Contest) -> str:

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 DEALT = (
-    "the export names no institutions: the chosen patients, in the order of SHA-256 of seed and id, are dealt one by "
-    "one to institution_1, institution_2, and so on"
+    "the export names no institutions: the chosen patients, in the order of SHA-256 of 'SEED patient ID', are dealt "
+    "one by one to institution_1, institution_2, and so on"
 )
 """The rule by which institutions are made up, as the manifest has it."""
 

@@ -60,12 +60,13 @@ def show_results(printer: Printer, results: "Results", out: Path) -> None:
     """A row a method, a column a level, and where the tables are."""
     from chip.medforget.results import short
 
-    known = results.known
+    told = results.told
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("target / rephrased /\nsiblings / rest [loss]")
-    for contest in known:
+    for contest in told:
         table.add_column(Text(contest.name), justify="right")
-    for name in dict.fromkeys(name for rows in known.values() for name in rows):
-        table.add_row(Text(name), *(Text(short(rows.get(name))) for rows in known.values()))
+    for name in dict.fromkeys(name for rows in told.values() for name in rows):
+        table.add_row(Text(name), *(Text(short(rows.get(name))) for rows in told.values()))
     printer.console.print(table)
-    printer.line(f"written: {out / PAGE}, {out / VALUES}, {out / PICTURE}")
+    pages = (PAGE, VALUES, PICTURE) if results.known else (PAGE, VALUES)
+    printer.line(f"written: {', '.join(str(out / name) for name in pages)}")

@@ -47,6 +47,8 @@ def carry_out_build(request: BuildRequest, *, track: Track = silent) -> BuildRes
     """Build a benchmark. Raises ChipError where the export cannot be read or `out` cannot be written."""
     _refuse_settings(request.settings)
     _refuse_output(request.out, request.force)
+    if request.export.resolve().is_relative_to(request.out.resolve()):
+        raise ChipError(f"--out {request.out} holds the export, which would be replaced; name another directory")
     if request.parquet:
         library()
     lexicon = read_lexicon(request.lexicon)

@@ -103,7 +103,8 @@ class _Run:
 
     @property
     def statistics(self) -> Path:
-        return self.work / f"{self.base[:12]}.statistics.safetensors"
+        """Those of another model or other data, which an earlier run may have left there, are called otherwise."""
+        return self.work / f"statistics-{digest([self.base, self.request.dtype])[:12]}.safetensors"
 
     def context(self, contest: Contest) -> str:
         """What outcomes of a contest are of, however the edits were made."""
