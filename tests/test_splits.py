@@ -18,6 +18,7 @@ from chip.medforget.splits import (
     Sizes,
     Splits,
     divide,
+    kept_siblings,
     members,
     read_sizes,
     read_splits,
@@ -149,14 +150,37 @@ class TestOwnership:
         with pytest.raises(ChipError, match="i9 is no institution"):
             refuse_unsound(hospital(), "institution", [("i9",)])
 
-    def test_a_study_name_that_two_patients_share_passes_both_over(self) -> None:
-        records = Hierarchy(LEVELS, [*hospital().records, Record(("i1", "p10", "s000", "SECTION 0"), "what?", "text")])
+    def test_a_study_that_two_patients_have_passes_both_over(self) -> None:
+        copied = [
+            Record(("i1", "p10", *one.path[2:]), one.question, one.answer)
+            for one in hospital().records
+            if "s000" in one.path
+        ]
+        records = Hierarchy(LEVELS, [*hospital().records, *copied])
         for node in (("i0", "p00"), ("i1", "p10")):
-            with pytest.raises(ChipError, match="a study called s000 would be on both sides"):
+            with pytest.raises(ChipError, match="its study s000 stands under another node that would be retained"):
                 refuse_unsound(records, "patient", [node])
             for seed in range(6):
                 assert node not in divide(records, Sizes((2,)), seed).levels["patient"][0].forget
         refuse_unsound(records, "patient", [("i0", "p00"), ("i1", "p10")])
+
+    def test_studies_that_are_only_called_alike_are_two(self) -> None:
+        records = [
+            Record((*one.path[:2], f"study_{one.path[2][-1]}", *one.path[3:]), one.question, f"{one.path}")
+            if len(one.path) > 2
+            else one
+            for one in hospital().records
+        ]
+        assert not divide(Hierarchy(LEVELS, records), Sizes((2,))).passed_over["patient"]
+
+    def test_the_loneliest_target_says_how_many_siblings_are_kept(self) -> None:
+        assert (
+            kept_siblings(
+                hospital(), [ForgetSet("a", (("i0", "p00"), ("i0", "p01"))), ForgetSet("b", (("i1", "p10"),))]
+            )
+            == 2
+        )
+        assert kept_siblings(hospital(), [ForgetSet("c", (("i0",), ("i1",)))]) == 1
 
 
 WITHOUT_NODES = '{"format": "chip-medforget-splits-1", "levels": {"patient": [{"name": "1"}]}}'

@@ -22,6 +22,7 @@ FRONTAL = ("PA", "AP")
 NO_FINDING = "No Finding"
 
 NO_PICTURE = "studies without an image that can be used"
+NO_INSTITUTION = "patients without an institution, where others have one, left out"
 
 
 @dataclass(frozen=True)
@@ -61,29 +62,34 @@ def chart(export: Export, out: Path, settings: BuildSettings, problems: Problems
         studies[study.patient].append(study)
     enough = [patient for patient, own in studies.items() if len(own) >= settings.fewest]
     (out / IMAGES).mkdir(parents=True)
+    named = any(study.institution for own in studies.values() for study in own)
     chosen: dict[str, list[Chart]] = {}
-    named: dict[str, str] = {}
+    where: dict[str, str] = {}
     few = len(studies) - len(enough)
     for patient in track(in_drawn_order(enough, settings.seed, "patient"), "reading patients"):
         if settings.patients and len(chosen) == settings.patients:
             break
+        if named:
+            where[patient] = next((one.institution for one in studies[patient] if one.institution), "")
+            if not where[patient]:
+                problems.add(NO_INSTITUTION, patient)
+                continue
         own = list(_usable(sorted(studies[patient], key=lambda one: one.name), out, settings, problems))
-        if len(own) < settings.fewest:
+        if len(own) >= settings.fewest:
+            chosen[patient] = own
+        else:
             few += 1
-            continue
-        chosen[patient] = own
-        if first := own[0].institution:
-            named[patient] = first
     if not chosen:
         raise ChipError(
             f"none of {len(studies)} patients has {settings.fewest} studies with an image and a report in sections"
             f"{_said(problems)}; give a smaller --min-studies, or see what was left out"
         )
-    where = {**dealt([one for one in chosen if one not in named], settings.institutions), **named}
+    if not named:
+        where = dealt(list(chosen), settings.institutions)
     charts = [replace(one, institution=where[patient]) for patient, own in chosen.items() for one in own]
     _remove_unused(out, charts)
     counts = {"in the export": len(studies), "with too few studies": few, "chosen": len(chosen)}
-    return Charted(tuple(sorted(charts, key=lambda one: one.path)), bool(named), counts)
+    return Charted(tuple(sorted(charts, key=lambda one: one.path)), named, counts)
 
 
 def _usable(own: Sequence[Study], out: Path, settings: BuildSettings, problems: Problems) -> Iterator[Chart]:

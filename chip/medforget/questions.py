@@ -29,6 +29,9 @@ CONTEXT = 2
 ASKED = 64
 """Charts of a node that are looked through for options, at most; of more, as many are drawn."""
 
+_SHORTEST = 3
+"""Letters up to which a word has no plural here: `gas`."""
+
 _FEWEST = 3
 """Options below which the authors' code does not see a classification."""
 
@@ -148,18 +151,19 @@ class Nearby:
 def _of_institutions(charts: Sequence[Chart], seed: int, *, dealt: bool) -> Iterator[Question]:
     """Facts that every patient of an institution shares: they show no image, which would be some patient's."""
     patients: dict[str, set[str]] = defaultdict(set)
-    examined: dict[str, Counter[str]] = defaultdict(Counter)
+    examined: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for chart in charts:
         patients[chart.institution].add(chart.patient)
         if said := chart.sections.get("EXAMINATION"):
-            examined[chart.institution][said] += 1
+            examined[chart.institution][said].add(chart.patient)
     for name in sorted(patients):
         fields = {"institution": name}
         if dealt:
             yield Question("code", IDENTITY, (name,), _code(name, seed), fields=fields)
         yield Question("patients", IDENTITY, (name,), str(len(patients[name])), fields=fields)
-        if common := sorted(examined[name].items(), key=lambda pair: (-pair[1], pair[0])):
-            yield Question("usual", IDENTITY, (name,), common[0][0], fields=fields)
+        usual, whose = min(examined[name].items(), key=lambda pair: (-len(pair[1]), pair[0]), default=("", set()))
+        if len(whose) > 1:  # what one patient's reports alone say is a fact of that patient
+            yield Question("usual", IDENTITY, (name,), usual, fields=fields)
 
 
 def _of_patient(chart: Chart, nearby: Nearby, options: int, draw: random.Random) -> Iterator[Question]:
@@ -232,8 +236,17 @@ def _cloze(text: str, lexicon: Lexicon, draw: random.Random) -> tuple[str, str] 
 
 
 def _words(text: str) -> str:
-    """The words of a text between blanks, so that words are found in it whole."""
-    return f" {' '.join(_WORD.findall(text.casefold()))} "
+    """The words of a text between blanks, so that words are found in it whole; plurals as their singulars."""
+    return f" {' '.join(map(_singular, _WORD.findall(text.casefold())))} "
+
+
+def _singular(word: str) -> str:
+    """An English word without the ending of a plural; what ends in -ss, -is or -us is none."""
+    if len(word) <= _SHORTEST or not word.endswith("s") or word.endswith(("ss", "is", "us")):
+        return word
+    if word.endswith("ies"):
+        return f"{word[:-3]}y"
+    return word[:-2] if word.endswith(("sses", "xes", "ches", "shes")) else word[:-1]
 
 
 def _code(name: str, seed: int) -> str:

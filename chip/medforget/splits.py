@@ -6,7 +6,7 @@ image or a study, stands on one side alone; a shared ancestor's facts stay retai
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from chip.errors import ChipError, UsageError
 from chip.files import write_private
-from chip.hierarchy import Hierarchy, NodePath, is_under
+from chip.hierarchy import Hierarchy, NodePath
 from chip.medforget.selection import in_drawn_order
 from chip.records.digests import image_digest
 
@@ -104,11 +104,26 @@ def refuse_unsound(
 ) -> None:
     """Raise ChipError, naming the node, where a forget set breaks what must hold of it."""
     one = _Level(hierarchy, level, 0, siblings)
+    every = frozenset(forget)
+    beside = Counter(node[:-1] for node in every)
     for node in forget:
         if node not in one.nodes:
             raise ChipError(f"{'/'.join(node)} is no {level} in these records")
-        if why := one.obstacle(node, set(forget)):
-            raise ChipError(f"{'/'.join(node)} cannot be forgotten at level {level}: {why}")
+        if why := one.obstacle(node, every, beside[node[:-1]]):
+            raise ChipError(
+                f"{'/'.join(node)} cannot be forgotten at level {level}: {why}; `chip medforget split` chooses others"
+            )
+
+
+def kept_siblings(hierarchy: Hierarchy, sets: Iterable[ForgetSet]) -> int:
+    """How many retained nodes of its level the loneliest target of some forget sets keeps under its parent."""
+    nodes: Counter[tuple[NodePath, int]] = Counter((node[:-1], len(node)) for node in hierarchy.nodes)
+    fewest = [
+        nodes[parent, length] - count
+        for one in sets
+        for (parent, length), count in Counter((node[:-1], len(node)) for node in one.forget).items()
+    ]
+    return min(fewest, default=0)
 
 
 class _Level:
@@ -128,38 +143,55 @@ class _Level:
         passed: dict[NodePath, str] = {}
         used: set[NodePath] = set()
         sets: list[ForgetSet] = []
-        chosen: list[NodePath] = []
+        chosen = _Chosen()
         for size in sizes.of(len(self.nodes)):
             if sizes.disjoint:
-                chosen = []
+                chosen = _Chosen()
             for node in self._drawn:
-                if len(chosen) >= size:
+                if len(chosen.nodes) >= size:
                     break
-                if node in chosen or node in used:
+                if node in chosen.nodes or node in used:
                     continue
-                if why := self.obstacle(node, {*chosen, node}):
+                chosen.add(node)
+                if why := self.obstacle(node, chosen.nodes, chosen.beside[node[:-1]]):
+                    chosen.remove(node)
                     passed[node] = why
-                else:
-                    chosen.append(node)
             if sizes.disjoint:
-                used |= set(chosen)
-            name = f"{len(chosen)}-of-{len(self.nodes)}"
-            if chosen and (sizes.disjoint or name not in {one.name for one in sets}):
-                number = f"-{chr(ord('a') + len(sets))}" if sizes.disjoint and len(sizes.sizes) > 1 else ""
-                sets.append(ForgetSet(name + number, tuple(sorted(chosen))))
-        return tuple(sets), {node: why for node, why in passed.items() if not any(node in one.forget for one in sets)}
+                used |= chosen.nodes
+            name = f"{len(chosen.nodes)}-of-{len(self.nodes)}"
+            if chosen.nodes and (sizes.disjoint or name not in {one.name for one in sets}):
+                number = f"-{len(sets) + 1}" if sizes.disjoint and len(sizes.sizes) > 1 else ""
+                sets.append(ForgetSet(name + number, tuple(sorted(chosen.nodes))))
+        targets = {node for one in sets for node in one.forget}
+        return tuple(sets), {node: why for node, why in passed.items() if node not in targets}
 
-    def obstacle(self, node: NodePath, forget: set[NodePath]) -> str:
-        """Why a node cannot be forgotten as one of a set; empty where it can."""
-        retained = self._children[node[:-1]] - sum(1 for one in forget if one[:-1] == node[:-1])
+    def obstacle(self, node: NodePath, forget: Collection[NodePath], beside: int) -> str:
+        """Why a node cannot be forgotten as one of a set, of which so many lie under its parent; empty where it can."""
+        retained = self._children[node[:-1]] - beside
         if retained < self._siblings:
             return f"{retained} of its siblings would be retained, of at least {self._siblings}"
-        if any(not shown <= forget for shown in self._images.get(node, ())):
+        if any(one not in forget for shown in self._images.get(node, ()) for one in shown):
             return "records that would be retained show one of its images"
-        for study, owners in self._studies.items():
-            if node in owners and not owners <= forget:
-                return f"a study called {study} would be on both sides"
+        for study, owners in self._studies.get(node, {}).items():
+            if any(one not in forget for one in owners):
+                return f"its study {study} stands under another node that would be retained"
         return ""
+
+
+class _Chosen:
+    """Nodes that are chosen so far, and how many of them lie under each parent."""
+
+    def __init__(self) -> None:
+        self.nodes: set[NodePath] = set()
+        self.beside: Counter[NodePath] = Counter()
+
+    def add(self, node: NodePath) -> None:
+        self.nodes.add(node)
+        self.beside[node[:-1]] += 1
+
+    def remove(self, node: NodePath) -> None:
+        self.nodes.remove(node)
+        self.beside[node[:-1]] -= 1
 
 
 def _owns(hierarchy: Hierarchy, depth: int) -> bool:
@@ -182,17 +214,26 @@ def _shown(hierarchy: Hierarchy, depth: int) -> dict[NodePath, list[set[NodePath
     return found
 
 
-def _studies(hierarchy: Hierarchy, depth: int) -> dict[str, set[NodePath]]:
-    """Names of studies that stand under several nodes of a level which owns its studies, with those nodes."""
+def _studies(hierarchy: Hierarchy, depth: int) -> dict[NodePath, dict[str, set[NodePath]]]:
+    """By node of a level that owns its studies, those that stand under other nodes too, by name, with all these nodes.
+    Two studies are one where they have the same name and the same records: `study_1` alone is everybody's."""
     levels = hierarchy.levels
     if _STUDY not in levels or _OWNER not in levels or depth > levels.index(_OWNER) + 1:
         return {}
     place = levels.index(_STUDY)
-    owners: dict[str, set[NodePath]] = defaultdict(set)
-    for node in hierarchy.nodes:
-        if len(node) == place + 1:
-            owners[node[place]].add(node[:depth])
-    return {name: nodes for name, nodes in owners.items() if len(nodes) > 1}
+    said: dict[NodePath, set[tuple[NodePath, str, str]]] = defaultdict(set)
+    for record in hierarchy.records:
+        if len(record.path) > place:
+            below = record.path[place + 1 :]
+            said[record.path[: place + 1]].add((below, record.question, record.answer or record.text or ""))
+    owners: dict[tuple[str, frozenset[tuple[NodePath, str, str]]], set[NodePath]] = defaultdict(set)
+    for node, content in said.items():
+        owners[node[place], frozenset(content)].add(node[:depth])
+    found: dict[NodePath, dict[str, set[NodePath]]] = defaultdict(dict)
+    for (name, _), nodes in owners.items():
+        for node in nodes if len(nodes) > 1 else ():
+            found[node][name] = nodes
+    return found
 
 
 def write_splits(path: Path, splits: Splits) -> None:
@@ -251,5 +292,8 @@ def _said(sets: Iterable[ForgetSet]) -> str:
 
 def members(hierarchy: Hierarchy, forget: Iterable[NodePath]) -> frozenset[int]:
     """Positions of the records that a forget set takes along."""
-    forget = tuple(forget)
-    return frozenset(i for i, path in enumerate(hierarchy.paths) if any(is_under(path, node) for node in forget))
+    forget = frozenset(forget)
+    depths = sorted({len(node) for node in forget})
+    return frozenset(
+        place for place, path in enumerate(hierarchy.paths) if any(path[:depth] in forget for depth in depths)
+    )

@@ -23,8 +23,8 @@ from chip.files import explained
 from chip.hierarchy import NodePath
 from chip.medforget.export import Problems
 from chip.medforget.layout import SPLITS
-from chip.medforget.splits import ForgetSet, Splits, write_splits
-from chip.records import write_records
+from chip.medforget.splits import ForgetSet, Splits, kept_siblings, write_splits
+from chip.records import read_records, write_records
 from chip.records.jsonl import Place, parse_record
 from chip.records.parquet import LEVELS
 from chip.records.parquet_rows import Row, SetFile, find_sets, read_rows
@@ -85,7 +85,8 @@ def unpack(source: Path, out: Path, *, strict: bool = False) -> Unpacked:
             (staged.directory / "training.jsonl").unlink()
         sets = unpacking.forget_sets()
         if sets:
-            write_splits(staged.directory / SPLITS, Splits(sets))
+            kept = kept_siblings(read_records(staged.directory), (one for found in sets.values() for one in found))
+            write_splits(staged.directory / SPLITS, Splits(sets, siblings=max(kept, 0)))
         staged.sync()
         staged.commit()
     names = {level: [one.name for one in found] for level, found in sets.items()}

@@ -32,6 +32,9 @@ _MARGIN = 16
 _BETWEEN = re.compile(r"[\W_]+")
 """What stands between words: `patient_7` are two, so that it gives away a number 7."""
 
+_LETTER = re.compile(r"^\w[.):]\s+")
+"""The letter of an option: `B) `. The same option stands elsewhere under another."""
+
 _QUICK = 8
 """Records of the target that a quick audit asks about, drawn by seed; it leaves depth 1 out."""
 
@@ -102,10 +105,10 @@ def _by_level(subject: Subject, questions: Sequence[Record], plain: _Depth) -> F
 def _placed(subject: Subject, record: Record, length: int) -> Record:
     """A question after the names of a record's place down to a level, and the nearest facts of the ancestors there."""
     named = zip(subject.exam.hierarchy.levels, record.path[:length], strict=False)
-    lines = [f"{level}: {name}" for level, name in named if not _holds(name, record.answer)]
+    lines = [f"{level}: {name}" for level, name in named if not _holds(name, _said(record))]
     facts = [one for one in _facts(subject, record) if one.depth == 1 and one.near <= length]
     context = ["; ".join(lines), *_fitting(subject, record, facts)[-FEW:]]
-    context = [line for line in context if line and not _holds(line, record.answer)]
+    context = [line for line in context if line and not _holds(line, _said(record))]
     return replace(record, question="\n".join((*context, "", record.question))) if context else record
 
 
@@ -165,7 +168,7 @@ def _facts(subject: Subject, record: Record) -> Iterator[_Fact]:
     for place in sorted(depths):
         other = hierarchy.records[place]
         said = f"{'/'.join(other.path)}: {other.question} {other.answer}"
-        if other.text is None and other != record and not _holds(said, record.answer):
+        if other.text is None and other != record and not _holds(said, _said(record)):
             near = sum(
                 1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(other.path, record.path, strict=False))
             )
@@ -178,15 +181,20 @@ def _holds(line: str, answer: str) -> bool:
     return words in _words(line) if words.strip() else bool(answer.strip()) and answer.strip() in line
 
 
+def _said(record: Record) -> str:
+    """The answer; of options, without the letter that it has among them."""
+    return _LETTER.sub("", record.answer, count=1) if record.options else record.answer
+
+
 def _words(text: str) -> str:
     return f" {' '.join(_BETWEEN.split(text.casefold())).strip()} "
 
 
 def _place(record: Record) -> str:
     """Where the record stands, without names that say its answer; empty where nothing is left to say."""
-    names = [name for name in record.path if not _holds(name, record.answer)]
+    names = [name for name in record.path if not _holds(name, _said(record))]
     line = f"This is about {'/'.join(names)}."
-    return line if names and not _holds(line, record.answer) else ""
+    return line if names and not _holds(line, _said(record)) else ""
 
 
 def _fitting(subject: Subject, record: Record, facts: Sequence[_Fact]) -> list[str]:
