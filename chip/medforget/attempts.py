@@ -53,11 +53,15 @@ def attempt(command: Sequence[str], folder: Path, limit: int = 0) -> Ran:
     script = Path(__file__).with_name("peak.py")
     measured = [sys.executable, str(script), str(took), str(limit), *command]
     took.unlink(missing_ok=True)
-    with said.open("wb") as output, wrong.open("wb") as errors:
-        started = {"cwd": folder, "stdout": output, "stderr": errors, "env": _environment()}
+    with (
+        said.open("wb") as output,
+        wrong.open("wb") as errors,
         # Standard input is open for as long as this process lives: the command ends with it, even where it is killed.
-        with subprocess.Popen(measured, stdin=subprocess.PIPE, **started) as process:
-            status = process.wait()
+        subprocess.Popen(
+            measured, cwd=folder, stdin=subprocess.PIPE, stdout=output, stderr=errors, env=_environment()
+        ) as process,
+    ):
+        status = process.wait()
     if not took.exists():
         return Ran(problem=f"was ended (exit status {status})")
     found = json.loads(took.read_text())
