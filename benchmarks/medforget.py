@@ -24,7 +24,8 @@ from chip.medforget.contest import read_methods
 from chip.medforget.layout import PAGE, PICTURE, SPLITS, VALUES
 from chip.medforget.splits import Sizes, Splits, divide, write_splits
 from chip.records import read_records
-from chip.workflow.medforget.run import RunRequest, carry_out_run
+from chip.workflow.medforget.run import carry_out_run
+from chip.workflow.medforget.run_prepared import RunRequest
 
 RESULTS = Path(__file__).parent / "results" / "medforget"
 METHODS = "counterpart,oblique,chip,chip --layers 0-3,npo,simnpo,duolearn --no-dp"

@@ -119,6 +119,20 @@ class TestContext:
         deepest = told["context, level 4"]
         assert all(lines_of(record)[0].count(": ") == len(record.path) for record in deepest)
 
+    def test_an_option_is_given_away_under_no_letter(self, roomy: Path, tmp_path: Path) -> None:
+        question, options = "which patient ?", ["A) patient_1", "B) patient_0", "C) patient_2"]
+        lines: list[dict[str, object]] = [
+            {"path": ["inst_0", answer[3:]], "question": question, "options": options, "answer": answer}
+            for answer in options
+        ]
+        lines.append({"path": ["inst_0"], "question": "who is here ?", "answer": "patient_0"})
+        write_records(tmp_path, LEVELS, lines)
+        subject = subject_of(load_model(Checkpoint(roomy), "cpu"), roomy, tmp_path, forget="patient_0")
+        for name, records in heard(subject).items():
+            for record in records:
+                context = record.question.removesuffix(question)
+                assert "patient_0" not in context, name
+
     def test_the_nearest_fact_stands_next_to_the_question(self, told: Mapping[str, list[Record]]) -> None:
         for record in told["context, depth 3"]:
             facts = [line.split(": ")[0].split("/") for line in lines_of(record)[1:-2]]

@@ -177,7 +177,8 @@ class TestWhatIsBuilt:
         assert found == {(f"institution_{place % count + 1}", name) for place, name in enumerate(drawn)}
 
     def test_institutions_that_the_export_names_are_kept(self, tmp_path: Path) -> None:
-        done(build(write_plain(tmp_path / "export.csv").parent, tmp_path / "built"))
+        (tmp_path / "export").mkdir()
+        done(build(write_plain(tmp_path / "export" / "table.csv").parent, tmp_path / "built"))
         found = {tuple(line["path"][:2]) for line in lines(tmp_path / "built") if len(line["path"]) > 1}
         assert found == {(f"clinic-{patient % 2}", f"case-{patient}") for patient in range(8)}
         assert manifest(tmp_path / "built")["institutions"] == "named by the export"

@@ -117,24 +117,42 @@ class TestOutcomes:
     def test_what_was_asked_otherwise_does_not_count_and_is_said(self, tmp_path: Path) -> None:
         said: list[str] = []
         outcomes = Outcomes(tmp_path, said.append)
-        assert outcomes.get(self.contest, "chip", "mine") is None
-        outcomes.put(self.contest, "chip", "mine", {"seconds": 3})
-        assert outcomes.get(self.contest, "chip", "mine") == {"seconds": 3}
-        assert outcomes.rows(self.contest, ("before", "chip"), lambda _: "mine") == {"chip": {"seconds": 3}}
+        assert not outcomes.has(self.contest, "chip", "here", "so")
+        outcomes.put(self.contest, "chip", "here", "so", {"seconds": 3})
+        assert outcomes.has(self.contest, "chip", "here", "so")
+        assert outcomes.rows(self.contest, "here", {}) == {"chip": {"seconds": 3}}
+        assert outcomes.rows(self.contest, "here", {"chip": "so"}) == {"chip": {"seconds": 3}}
         assert not said
-        assert outcomes.get(self.contest, "chip", "other") is None
-        assert outcomes.rows(self.contest, ("chip",), lambda _: "other") == {}
-        assert len(said) == 1
-        assert "is measured again" in said[0]
+        assert outcomes.rows(self.contest, "here", {"chip": "otherwise"}) == {}
+        assert outcomes.rows(self.contest, "elsewhere", {}) == {}
+        for context, command in (("elsewhere", "so"), ("here", "otherwise")):
+            assert not outcomes.has(self.contest, "chip", context, command)
+            assert "is measured again" in said.pop()
+
+    def test_what_failed_is_told_and_tried_again(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        outcomes = Outcomes(tmp_path, said.append)
+        outcomes.put(self.contest, "npo", "here", "so", {"problem": "failed: no room", "stopped_at": 0})
+        assert outcomes.rows(self.contest, "here", {})["npo"]["problem"] == "failed: no room"
+        assert not outcomes.has(self.contest, "npo", "here", "so")
+        assert "failed before and is tried again" in said.pop()
+
+    def test_a_limit_that_was_reached_stands_for_every_smaller_one(self, tmp_path: Path) -> None:
+        outcomes = Outcomes(tmp_path, lambda _: None)
+        outcomes.put(self.contest, "npo", "here", "so", {"problem": "ended at its limit of 60 s", "stopped_at": 60})
+        assert outcomes.has(self.contest, "npo", "here", "so", limit=60)
+        assert outcomes.has(self.contest, "npo", "here", "so", limit=30)
+        assert not outcomes.has(self.contest, "npo", "here", "so", limit=61)
+        assert not outcomes.has(self.contest, "npo", "here", "so")
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "chip-medforget-outcome-1"}'])
     def test_a_damaged_one_is_an_error_that_says_what_to_do(self, tmp_path: Path, content: str) -> None:
         outcomes = Outcomes(tmp_path, lambda _: None)
-        outcomes.put(self.contest, "chip", "mine", {})
+        outcomes.put(self.contest, "chip", "here", "so", {})
         path = next((tmp_path / "outcomes").iterdir())
         path.write_text(content)
         with pytest.raises(ChipError, match="is damaged; remove it"):
-            outcomes.get(self.contest, "chip", "mine")
+            outcomes.has(self.contest, "chip", "here", "so")
 
     def test_names_that_differ_make_files_that_differ(self) -> None:
         names = (

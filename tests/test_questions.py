@@ -60,6 +60,15 @@ def asked() -> list[Question]:
     return questions(charts(), LEXICON, options=4, seed=0, dealt=True)
 
 
+def chart_of(number: int, **sections: str) -> Chart:
+    """A chart of a patient of one study, with one picture."""
+    return Chart("i", f"p{number}", f"s{number}", sections, ("a",), ("",))
+
+
+def asked_of(*every: Chart, seed: int = 0) -> list[Question]:
+    return questions(every, LEXICON, options=3, seed=seed, dealt=True)
+
+
 def of(asked: list[Question], kind: str) -> list[Question]:
     found = [one for one in asked if one.kind == kind]
     assert found
@@ -92,6 +101,34 @@ class TestAnswers:
         for one in of(asked, "present"):
             chart = by_study[one.path[2]]
             assert {option[3:] for option in one.options} & {*chart.present, *chart.uncertain} == {one.answer[3:]}
+
+    def test_no_option_stands_in_the_report_in_another_number(self) -> None:
+        first = f"{FINDINGS[0]} There are pleural effusions and opacities too."
+        second = f"Opacity, nodule, pneumonia, fracture, edema. {FINDINGS[3]}"
+        made = asked_of(chart_of(0, FINDINGS=first), chart_of(1, FINDINGS=second))
+        (one,) = [one for one in of(made, "mentioned") if one.path[1] == "p0"]
+        wrong = {option[3:] for option in one.options if option != one.answer}
+        assert not {"opacity", "opacities", "pleural effusion"} & wrong
+
+    def test_a_wording_that_stands_in_the_report_or_holds_the_answer_is_no_option(self) -> None:
+        texts = ("Chest", "CHEST (PA AND LAT)", "Portable chest", "DX CHEST 2 VIEWS", "Chest radiograph", "AP film")
+        every = (chart_of(n, EXAMINATION=text, TECHNIQUE="Portable chest") for n, text in enumerate(texts))
+        for one in of(asked_of(*every), "worded"):
+            right = words(one.answer[3:])
+            for wrong in (words(option[3:]) for option in one.options if option != one.answer):
+                assert wrong not in words("Portable chest")
+                assert wrong not in right
+                assert right not in wrong
+
+    def test_no_other_sentence_fills_a_blank_otherwise(self) -> None:
+        text = "There is no pneumothorax. There is no pulmonary edema. Mild atelectasis at the left base is new today."
+        for seed in range(8):
+            (one,) = of(asked_of(chart_of(0, FINDINGS=text), seed=seed), "cloze")
+            assert one.fields["sentence"] == f"Mild {BLANK} at the left base is new today."
+
+    def test_what_one_patient_alone_has_is_no_fact_of_the_institution(self) -> None:
+        made = [replace(chart, sections={"EXAMINATION": f"Examination {chart.patient}"}) for chart in charts()]
+        assert not [one for one in questions(made, LEXICON, options=4, seed=0, dealt=True) if one.kind == "usual"]
 
     def test_options_come_from_siblings_as_long_as_there_are_enough(self) -> None:
         """With four studies a patient, the three other wordings stand in the patient's own studies."""

@@ -55,10 +55,12 @@ class StagedDirectory:
         each(sync, paths, sum(path.stat().st_size for path in paths))
         sync(self.directory)
 
-    def commit(self) -> None:
-        """Rename the finished directory, which was synced, into place; what it replaces goes only then."""
+    def commit(self, *, private: bool = False) -> None:
+        """Rename the finished directory, which was synced, into place; what it replaces goes only then. private: only
+        its owner may look into it."""
         with explained(self.out):
-            os.chmod(self.directory, 0o777 & ~_umask())
+            if not private:
+                os.chmod(self.directory, 0o777 & ~_umask())
             sync(self.directory)
             if self._force and os.path.lexists(self.out):
                 os.rename(self.out, self._old)

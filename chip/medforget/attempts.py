@@ -20,13 +20,14 @@ _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command took, as far as one ran, and said; `problem` is why it came to nothing, if so. seconds: of the
-    processor; memory: the peak, in MiB."""
+    """What a command took, as far as one ran, and said; `problem` is why it came to nothing, if so, and `stopped` that
+    it reached its limit. seconds: of the processor; memory: the peak, in MiB."""
 
     seconds: float | None = None
     memory: float | None = None
     said: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    stopped: bool = False
 
 
 def chip_command(*arguments: str) -> list[str]:
@@ -70,7 +71,7 @@ def attempt(command: Sequence[str], folder: Path, limit: int = 0) -> Ran:
     if not status:
         return Ran(**found, said=json.loads(said.read_text()))
     if stopped:
-        return Ran(**found, problem=f"ended at its limit of {limit} s")
+        return Ran(**found, problem=f"ended at its limit of {limit} s", stopped=True)
     last = wrong.read_text(errors="replace").strip().splitlines()[-1:]
     return Ran(**found, problem=f"failed: {''.join(last)}")
 

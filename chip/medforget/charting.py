@@ -19,6 +19,9 @@ from chip.medforget.selection import dealt, in_drawn_order
 from chip.progress import Track, silent
 
 FRONTAL = ("PA", "AP")
+VIEWS = {"PA": "PA", "AP": "AP", "LATERAL": "LATERAL", "LAT": "LATERAL", "LL": "LATERAL", "RL": "LATERAL"}
+"""Projections that are asked for, by what exports call them: what else stands there, such as PORTABLE, is none."""
+
 NO_FINDING = "No Finding"
 
 NO_PICTURE = "studies without an image that can be used"
@@ -142,7 +145,7 @@ def _pictures(study: Study, out: Path, settings: BuildSettings, problems: Proble
         name = f"{IMAGES}/{hashlib.sha256(content.getvalue()).hexdigest()[:24]}.png"
         (out / name).write_bytes(content.getvalue())
         found += 1
-        yield name, one.view
+        yield name, VIEWS.get(one.view.strip().upper(), "")
 
 
 def _remove_unused(out: Path, charts: Sequence[Chart]) -> None:

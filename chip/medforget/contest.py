@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,14 @@ from chip.settings import METHODS
 FORMAT = "chip-medforget-outcome-1"
 BEFORE, RETRAINED = "before", "retrained"
 """Rows that no method makes: the model as it was, and one that never saw the forget set."""
+
+
+RESERVED = frozenset(
+    {"--data", "--forget", "--out", "--statistics", "--device", "--dtype", "--force", "--json", "--method"}
+    | {"--in-place", "--link", "--dry-run", "--receipt", "--edit-out", "--plot", "--training-log", "--sign"}
+    | {"--forgotten", "--forgotten-node", "--no-verify"}
+)
+"""Flags of `chip edit` that are the run's to give, or would leave nothing to measure."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,10 @@ def read_methods(text: str) -> tuple[Method, ...]:
         if flags and not flags[0].startswith("--"):
             raise UsageError(
                 f"--methods: {part.strip()!r} must be a method, then flags of `chip edit`; a comma parts two"
+            )
+        if own := sorted(RESERVED & {flag.partition("=")[0] for flag in flags}):
+            raise UsageError(
+                f"--methods: {own[0]} is not a method's own; give it to `chip medforget run` or leave it out"
             )
         found.append(Method(name, tuple(flags)))
     if twice := [one.said for place, one in enumerate(found) if one in found[:place]]:
@@ -111,16 +123,22 @@ class Outcomes:
     def __init__(self, folder: Path, notice: Callable[[str], None]) -> None:
         self._folder, self._notice = folder / "outcomes", notice
 
-    def has(self, contest: Contest, row: str, context: str, command: str) -> bool:
-        """Whether a row is known; False, with a notice, where only what was asked otherwise is."""
+    def has(self, contest: Contest, row: str, context: str, command: str, limit: int = 0) -> bool:
+        """Whether a row is known; False, with a notice, where only what was asked otherwise is, and where the method
+        failed: what stood in its way may be gone. limit: seconds; one that reached a lower one is tried again."""
         path = self._path(contest, row)
         if not path.is_file():
             return False
         kept = _read(path)
-        if (kept.context, kept.command) == (context, command):
-            return True
-        self._notice(f"{path.name} is of another model, other data or another command, and is measured again")
-        return False
+        if (kept.context, kept.command) != (context, command):
+            self._notice(f"{path.name} is of another model, other data or another command, and is measured again")
+            return False
+        stopped = kept.outcome.get("stopped_at", 0)
+        if kept.outcome.get("problem") and not 0 < limit <= stopped:
+            why = f"reached its limit of {stopped} s" if stopped else "failed"
+            self._notice(f"{contest.name}, {row}: it {why} before and is tried again")
+            return False
+        return True
 
     def put(self, contest: Contest, row: str, context: str, command: str, outcome: Outcome) -> None:
         content = {
@@ -134,10 +152,15 @@ class Outcomes:
         }
         write_private(self._path(contest, row), (json.dumps(content, indent=1) + "\n").encode())
 
-    def rows(self, contest: Contest, context: str) -> dict[str, Outcome]:
-        """Everything that is known of a contest in a context: before, retrained, then the methods in chip's order."""
+    def rows(self, contest: Contest, context: str, commands: Mapping[str, str]) -> dict[str, Outcome]:
+        """Everything that is known of a contest in a context: before, retrained, then the methods in chip's order.
+        commands: of the rows that are asked for now, by which another command's outcome is left out."""
         paths = sorted(self._folder.glob(f"{glob.escape(slug(contest.name))}--*.json"))
-        found = [kept for kept in map(_read, paths) if kept.context == context]
+        found = [
+            kept
+            for kept in map(_read, paths)
+            if kept.context == context and kept.command == commands.get(kept.row, kept.command)
+        ]
         order = (BEFORE, RETRAINED, *METHODS)
         found.sort(key=lambda kept: (order.index(kept.row.split()[0]), kept.row))
         return {kept.row: kept.outcome for kept in found}

@@ -23,6 +23,9 @@ LETTERS = "ABCDEFGH"
 SHORT = 12
 """Words up to which the text of a section is offered as an option as it is."""
 
+CLOZED = ("INDICATION", "FINDINGS", "IMPRESSION")
+"""Sections whose terms are a fact of the study: what was examined and how, an image alone tells."""
+
 CONTEXT = 2
 """Words that a sentence must have beside the term that is left out."""
 
@@ -198,7 +201,7 @@ def _of_section(chart: Chart, section: str, nearby: Nearby, options: int, draw: 
     terms = nearby.terms(chart, section)
     if len(text.split()) <= SHORT:
         others = nearby.others(
-            chart, lambda one: _short(one, section), lambda one: _words(one) == _words(text), options - 1, draw
+            chart, lambda one: _short(one, section), partial(_overlaps, text, chart), options - 1, draw
         )
         if len(others) == options - 1:
             yield Question("worded", CLASSIFICATION, path, text, image, fields, (text, *others))
@@ -210,7 +213,7 @@ def _of_section(chart: Chart, section: str, nearby: Nearby, options: int, draw: 
         if len(others) == options - 1:
             answer = draw.choice(terms)
             yield Question("mentioned", CLASSIFICATION, path, answer, image, fields, (answer, *others))
-    if gap := _cloze(text, nearby.lexicon, draw):
+    if section in CLOZED and (gap := _cloze(text, nearby.lexicon, draw)):
         sentence, answer = gap
         yield Question("cloze", CLOZE, path, answer, image, {**fields, "sentence": sentence})
 
@@ -220,19 +223,37 @@ def _short(chart: Chart, section: str) -> tuple[str, ...]:
     return (text,) if 0 < len(text.split()) <= SHORT else ()
 
 
+def _overlaps(text: str, chart: Chart, other: str) -> bool:
+    """Whether another wording would hold too: it stands in the study's report, or one of the two holds the other."""
+    mine, said, everything = _words(text), _words(other), _words(" ".join(chart.sections.values()))
+    return said in everything or mine in said or said in mine
+
+
 def _cloze(text: str, lexicon: Lexicon, draw: random.Random) -> tuple[str, str] | None:
-    """A sentence with a term left out, and the term; a sentence that would still say it is passed over."""
+    """A sentence with a term left out, and the term; passed over are sentences that would still say it, and those into
+    whose blank another sentence of the text puts another term."""
     found = []
-    for sentence in sentences_of(text):
+    every = sentences_of(text)
+    for sentence in every:
         terms = terms_of(sentence, lexicon)
         counts = Counter(term.key for term in terms)
         for term in terms:
             answer = sentence[term.start : term.stop]
             left = f"{sentence[: term.start]}{BLANK}{sentence[term.stop :]}"
             said = _words(left.replace(BLANK, " "))
-            if counts[term.key] == 1 and _words(answer) not in said and len(said.split()) >= CONTEXT:
+            fits = sum(_fits(other, sentence[: term.start], sentence[term.stop :]) for other in every)
+            if counts[term.key] == 1 and fits == 1 and _words(answer) not in said and len(said.split()) >= CONTEXT:
                 found.append((left, answer))
     return draw.choice(found) if found else None
+
+
+def _fits(sentence: str, before: str, after: str) -> bool:
+    """Whether a sentence begins and ends as one with a blank does, whatever stands between."""
+    return (
+        len(sentence) > len(before) + len(after)
+        and sentence.casefold().startswith(before.casefold())
+        and sentence.casefold().endswith(after.casefold())
+    )
 
 
 def _words(text: str) -> str:

@@ -21,15 +21,18 @@ FORMAT = "chip-medforget-results-1"
 _METRICS = dict(zip(METRICS, ("FR", "KPR", "MIA resistance", "HMTA"), strict=True))
 _COLUMNS = """\
 *Target* is the forget set in the wording of the edit, with its 95 % interval, *rephrased* the same in wordings that no
-edit has seen; *siblings*, *shared* and *rest* are retained: shares of records answered word for word. *Loss* is nats a
-token of the target's true answers, *distance* how far their distribution is from the retrained model's. Then the scores
-as published, forget (rephrased) → retain: *ROUGE-L* and *total* (0.25 · ROUGE-L + 0.75 · a judge's mark ÷ 10) of
-generation, the share of answers whose ROUGE-L is 1 of *classification* and *cloze*. FR, KPR, MIA resistance and HMTA
-are DuoLearn's. *Reconstructed*: the share of the target that comes back as its place is told level by level: the
-question alone, then after the name of its institution, then of its patient too, and so on down. *Gone*, *kept* and
-*stays gone* are an audit's three answers, followed by its verdict on each attack, held against the retrained model
-where there is one. *Met* says whether `chip edit` met its own goals, *tried* how many edits it tried; *seconds* are of
-the processor, *MiB* the peak of memory."""
+edit has seen; *siblings*, *shared* (facts of the target's ancestors) and *rest* are retained: shares of records
+answered word for word, of how many stands in brackets. *Loss* is nats a token of the target's true answers, *distance*
+how far their distribution is from the retrained model's (Wasserstein, nats). Then the scores as published, forget
+(rephrased) → retain, and the gap between: *ROUGE-L* and *total* (0.25 · ROUGE-L + 0.75 · a judge's mark ÷ 10) of
+generation, the share of answers whose ROUGE-L is 1 of *classification* and *cloze*. Then DuoLearn's: FR, the target's
+answers that are not right; KPR, retained right answers after ÷ before; MIA resistance, 1 where losses do not tell the
+target's answers from others; HMTA, the mean over concept levels of tokens kept and forgotten. *Reconstructed*: the
+share of the target that comes back as its place is told level by level: the question alone, then after the name of its
+institution, then of its patient too, and so on down. *Gone*, *kept* and *stays gone* are an audit's three answers,
+followed by its verdict on each attack (pass, watch, fail, or not tried: too weak to tell), held against the retrained
+model where there is one. *Met* says whether `chip edit` met its own goals, *tried* how many edits it tried, of how
+many it might; *seconds* are of the processor, *MiB* the peak of memory. Columns without a value are left out."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,6 @@ class Results:
     rows: Mapping[Contest, Mapping[str, Outcome]]
     sizes: Mapping[Contest, int]
     records: int
-    trials: int
-    seconds: int
 
     @property
     def told(self) -> dict[Contest, Mapping[str, Outcome]]:
@@ -67,8 +68,6 @@ def as_json(results: Results) -> dict[str, Any]:
         "format": FORMAT,
         "chip": VERSION,
         "records": results.records,
-        "trials": results.trials,
-        "seconds": results.seconds,
         "contests": [
             {
                 "level": contest.level,
@@ -84,12 +83,10 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def page(results: Results) -> str:
     """The tables as Markdown."""
-    limit = f" and may take {results.seconds} s of the processor" if results.seconds else ""
     lines = [
         "# MedForget: every method at every level",
         "",
-        f"Made by `chip medforget run` (chip {VERSION}) on {results.records} records. Every method is one `chip edit`,",
-        f"which may try {results.trials} edits before it settles for one{limit}.",
+        f"Made by `chip medforget run` (chip {VERSION}) on {results.records} records. Every method is one `chip edit`.",
         "",
         *overview(results),
         "",
@@ -161,7 +158,7 @@ def _columns(rows: Mapping[str, Outcome]) -> dict[str, Cell]:
         columns[attack] = partial(_said, kind="verdicts", name=attack)
     kept = {head: cell for head, cell in columns.items() if any(cell(one) not in ("", "–") for one in whole)}
     took: dict[str, Cell] = {
-        "tried": lambda one: str(one.get("tried", "")),
+        "tried": lambda one: f"{one['tried']} of {one['trials']}" if "tried" in one else "",
         "met": lambda one: {"True": "yes", "False": "no"}.get(str(one.get("goals_met")), ""),
         "seconds": lambda one: _whole(one.get("seconds")),
         "MiB": lambda one: _whole(one.get("memory")),

@@ -36,11 +36,13 @@ class ForgetSet:
 @dataclass(frozen=True)
 class Splits:
     """By level, its forget sets; what is retained is everything else. passed_over: by level, nodes that cannot be a
-    target, or not beside those that are, and why. siblings: how many retained ones every target keeps."""
+    target, or not beside those that are, and why. siblings: how many retained ones every target
+    keeps. unmet: by level, sizes for which there were not targets enough."""
 
     levels: Mapping[str, tuple[ForgetSet, ...]]
     passed_over: Mapping[str, Mapping[NodePath, str]] = field(default_factory=dict)
     siblings: int = FEWEST_SIBLINGS
+    unmet: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def chosen(self, level: str, name: str | None = None) -> ForgetSet:
         """A level's forget set of that name, or its first. Raises UsageError where there is none."""
@@ -91,12 +93,12 @@ def read_sizes(text: str, *, disjoint: bool = False, siblings: int = FEWEST_SIBL
 def divide(hierarchy: Hierarchy, sizes: Sizes, seed: int = 0, levels: Sequence[str] = ()) -> Splits:
     """Forget sets at the levels given, or at all of them. The same seed gives the same sets, whatever the records'
     order. A set that no target can be found for is smaller, or left out; `passed_over` says why."""
-    found, passed = {}, {}
+    found, passed, unmet = {}, {}, {}
     for level in levels or hierarchy.levels:
         if level not in hierarchy.levels:
             raise UsageError(f"--level {level!r} is none of {', '.join(hierarchy.levels)}")
-        found[level], passed[level] = _Level(hierarchy, level, seed, sizes.siblings).divide(sizes)
-    return Splits(found, passed, sizes.siblings)
+        found[level], passed[level], unmet[level] = _Level(hierarchy, level, seed, sizes.siblings).divide(sizes)
+    return Splits(found, passed, sizes.siblings, unmet)
 
 
 def refuse_unsound(
@@ -139,7 +141,9 @@ class _Level:
         self._images = _shown(hierarchy, depth) if _owns(hierarchy, depth) else {}
         self._studies = _studies(hierarchy, depth)
 
-    def divide(self, sizes: Sizes) -> tuple[tuple[ForgetSet, ...], dict[NodePath, str]]:
+    def divide(self, sizes: Sizes) -> tuple[tuple[ForgetSet, ...], dict[NodePath, str], tuple[int, ...]]:
+        """Forget sets, nodes that are passed over, and sizes that were not reached."""
+        unmet = []
         passed: dict[NodePath, str] = {}
         used: set[NodePath] = set()
         sets: list[ForgetSet] = []
@@ -156,6 +160,8 @@ class _Level:
                 if why := self.obstacle(node, chosen.nodes, chosen.beside[node[:-1]]):
                     chosen.remove(node)
                     passed[node] = why
+            if len(chosen.nodes) < size:
+                unmet.append(size)
             if sizes.disjoint:
                 used |= chosen.nodes
             name = f"{len(chosen.nodes)}-of-{len(self.nodes)}"
@@ -163,7 +169,8 @@ class _Level:
                 number = f"-{len(sets) + 1}" if sizes.disjoint and len(sizes.sizes) > 1 else ""
                 sets.append(ForgetSet(name + number, tuple(sorted(chosen.nodes))))
         targets = {node for one in sets for node in one.forget}
-        return tuple(sets), {node: why for node, why in passed.items() if node not in targets}
+        left = {node: why for node, why in passed.items() if node not in targets}
+        return tuple(sets), left, tuple(unmet)
 
     def obstacle(self, node: NodePath, forget: Collection[NodePath], beside: int) -> str:
         """Why a node cannot be forgotten as one of a set, of which so many lie under its parent; empty where it can."""

@@ -88,7 +88,7 @@ def unpack(source: Path, out: Path, *, strict: bool = False) -> Unpacked:
             kept = kept_siblings(read_records(staged.directory), (one for found in sets.values() for one in found))
             write_splits(staged.directory / SPLITS, Splits(sets, siblings=max(kept, 0)))
         staged.sync()
-        staged.commit()
+        staged.commit(private=True)
     names = {level: [one.name for one in found] for level, found in sets.items()}
     return Unpacked(out, unpacking.count, len(unpacking.images.names), names, problems)
 

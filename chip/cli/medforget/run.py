@@ -1,12 +1,17 @@
 """`chip medforget run`: every method at every level, in one table."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chip.cli.edit import edit
 from chip.cli.medforget.options import Levels, Splits
 from chip.cli.options import BatchSize, Device, Dtype, Json, ModelArgument, Seed, VerifyRecords, quiet_libraries
+
+if TYPE_CHECKING:
+    from chip.medforget.contest import Method
 
 
 def run(
@@ -81,14 +86,17 @@ def run(
     from chip.collect.team import launched
     from chip.medforget.contest import read_methods
     from chip.medforget.results import as_json
-    from chip.workflow.medforget.run import ATTACKS_MADE, RunRequest, carry_out_run
+    from chip.workflow.medforget.run import carry_out_run
+    from chip.workflow.medforget.run_prepared import ATTACKS_MADE, RunRequest
 
+    chosen = read_methods(methods)
+    _refuse_unknown_flags(chosen)
     printer = Printer(json, quiet=launched()[0] > 0)
     request = RunRequest(
         model=model,
         data=data,
         out=out,
-        methods=read_methods(methods),
+        methods=chosen,
         levels=tuple(level or ()),
         sets=tuple(sets or ()),
         splits=splits,
@@ -109,3 +117,12 @@ def run(
     results = carry_out_run(request, track=printer.track, notice=printer.notice)
     show_results(printer, results, out)
     printer.result(as_json(results))
+
+
+def _refuse_unknown_flags(methods: "Sequence[Method]") -> None:
+    """Wrong usage, before anything runs, where `chip edit` would not take a method's flags."""
+    alone = typer.Typer()
+    alone.command()(edit)
+    for one in methods:
+        needed = ["MODEL", "--data", "DATA", "--forget", "NODE", "--method", one.name]
+        typer.main.get_command(alone).make_context("chip edit", [*needed, *one.flags])

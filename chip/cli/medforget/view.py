@@ -26,8 +26,12 @@ def show_built(printer: Printer, done: "BuildResult") -> None:
         table.add_row(level, str(done.built.nodes[level]), str(count))
     table.add_row("together", "", str(sum(done.built.records.values())))
     printer.console.print(table)
+    patients = ", ".join(f"{count} {what}" for what, count in done.built.manifest["patients"].items())
+    printer.line(f"patients: {patients}")
     printer.line("tasks: " + ", ".join(f"{count} {task}" for task, count in done.built.tasks.items()))
     show_splits(printer, done.splits)
+    if not done.splits.levels["patient"] and done.built.nodes["patient"]:
+        printer.line("note: fewer institutions (--institutions) leave more patients beside each other")
     show_problems(printer, done.problems)
     printer.line(f"written: {done.out}")
 
@@ -37,6 +41,8 @@ def show_splits(printer: Printer, splits: "Splits") -> None:
     for level, sets in splits.levels.items():
         shown = "; ".join(f"{one.name} ({_few(['/'.join(node) for node in one.forget])})" for one in sets)
         printer.line(f"to forget at level {level}: {shown or 'nothing'}")
+        for size in splits.unmet.get(level, ()):
+            printer.line(f"note: level {level} has not {size} nodes that can be targets together")
         for node, why in list(splits.passed_over.get(level, {}).items())[:3]:
             printer.line(f"note: {'/'.join(node)} is passed over: {why}")
         if (count := len(splits.passed_over.get(level, {}))) > 3:
@@ -49,7 +55,7 @@ def show_problems(printer: Printer, problems: Mapping[str, Mapping[str, object]]
         examples = one["examples"]
         assert isinstance(examples, list)
         more = " …" if one["count"] != len(examples) else ""
-        printer.line(f"left out or noted: {one['count']} {kind}: {', '.join(examples)}{more}", style="yellow")
+        printer.line(f"export: {one['count']} {kind}: {', '.join(examples)}{more}", style="yellow")
 
 
 def _few(names: list[str], most: int = 3) -> str:

@@ -47,6 +47,8 @@ def carry_out_build(request: BuildRequest, *, track: Track = silent) -> BuildRes
     """Build a benchmark. Raises ChipError where the export cannot be read or `out` cannot be written."""
     _refuse_settings(request.settings)
     _refuse_output(request.out, request.force)
+    if request.out.resolve().is_relative_to(request.export.resolve()):
+        raise ChipError(f"--out {request.out} lies inside the export, which is left as it is; name another directory")
     if request.export.resolve().is_relative_to(request.out.resolve()):
         raise ChipError(f"--out {request.out} holds the export, which would be replaced; name another directory")
     if request.parquet:
@@ -61,7 +63,7 @@ def carry_out_build(request: BuildRequest, *, track: Track = silent) -> BuildRes
         if request.parquet:
             _write_parquet(staged.directory, splits)
         staged.sync()
-        staged.commit()
+        staged.commit(private=True)
     return BuildResult(built, splits, problems.as_json(), request.out)
 
 
@@ -70,7 +72,7 @@ def _refuse_settings(settings: BuildSettings) -> None:
         ("--institutions", settings.institutions, 1),
         ("--patients", settings.patients, 0),
         ("--min-studies", settings.fewest, 1),
-        ("--max-studies", settings.most, settings.fewest),
+        ("--max-studies", settings.most, 1),
         ("--max-pictures", settings.pictures, 1),
         ("--image-size", settings.side, 16),
         ("--options", settings.options, 3),
@@ -78,6 +80,8 @@ def _refuse_settings(settings: BuildSettings) -> None:
     ):
         if value < least:
             raise UsageError(f"{flag} {value}: give {least} or more")
+    if settings.most < settings.fewest:
+        raise UsageError(f"--max-studies {settings.most} is below --min-studies {settings.fewest}")
     if settings.options > 8:
         raise UsageError(f"--options {settings.options}: give at most 8")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chip.errors import ChipError, UsageError
-from chip.files import refuse_unwritable
+from chip.files import refuse_foreign, refuse_unwritable
 from chip.medforget.layout import SPLITS
 from chip.medforget.splits import Sizes, Splits, divide, write_splits
 from chip.records import read_records
@@ -28,10 +28,14 @@ def carry_out_split(request: SplitRequest) -> tuple[Splits, Path]:
         raise UsageError(f"--seed {request.seed}: give 0 or more")
     out = request.out or request.data / SPLITS
     refuse_unwritable(out)
+    refuse_foreign(out)
     if out.exists() and not request.force:
         raise ChipError(f"{out} is there; name another --out, or replace it with --force")
     splits = divide(read_records(request.data), request.sizes, request.seed, request.levels)
     if not any(splits.levels.values()):
-        raise ChipError(f"no node of {request.data} can be a target: none would keep two retained siblings")
+        raise ChipError(
+            f"no node of {request.data} can be a target: see docs/medforget.md for the rules, or give a smaller "
+            "--min-siblings"
+        )
     write_splits(out, splits)
     return splits, out
