@@ -2,6 +2,8 @@
 forgotten, beside a model that never saw the patient."""
 
 import json
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +11,6 @@ from typing import Any
 
 import pytest
 from chip.hospital.learning import Course
-from command_line import chip
 from mimic import write_mimic
 
 from chip.records import read_records
@@ -25,8 +26,18 @@ PLANTING = ("--train", "full", "--epochs", 18, "--learning-rate", 1e-3, "--batch
 pytestmark = pytest.mark.slow
 
 
-def done(*arguments: Any) -> str:
-    ran = chip(*arguments)
+def done(*arguments: Any, processes: int = 1) -> str:
+    """What a command that came to its end said; of several processes, as torchrun launches them."""
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "chip")
+    command = several if processes > 1 else ("-m", "chip")
+    ran = subprocess.run(
+        [sys.executable, *command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -43,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = (("--out", place / "model"), ("--out", place / "gold" / "patient", "--without-set", "patient"))
     with ThreadPoolExecutor() as both:
         list(both.map(lambda flags: done(*planting, *flags), trained))
-    done(*running(place), "--methods", "counterpart --no-tune,chip --no-tune")
+    done(*running(place), "--methods", "counterpart --no-tune,chip --no-tune", processes=2)
     return place
 
 

@@ -104,7 +104,7 @@ def contests(splits: Splits, levels: Sequence[str], names: Sequence[str], gold: 
             )
         return (Contest(*chosen[0], gold),)
     found = tuple(Contest(level, one, _gold(gold, level, one, splits)) for level, one in chosen)
-    if not any(one.gold for one in found):
+    if not any(_gold(gold, level, one, splits) for level, sets in splits.levels.items() for one in sets):
         raise ChipError(f"--gold {gold} holds no model called by a level, such as {gold / chosen[0][0]}")
     return found
 
