@@ -107,9 +107,9 @@ def publish(place: Path, name: str, part: Part, learnt: dict[str, Learnt]) -> No
     """The results, with what is to be told of the models."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     lines = [
-        f"Data: {part.title}; {SOURCES[name].part}. Models of some 1.3 million parameters that see 56 pixels a side",
-        "and were trained from random weights on every wording of a question that the data have, until they knew it by",
-        "heart: its other wordings are no news to the model, only to the edit.",
+        f"Data: {part.title}; {SOURCES[name].part}.",
+        "Models of some 1.3 million parameters that see 56 pixels a side, trained from random weights on every wording of",
+        "a question that the data have, until they knew it by heart: other wordings are no news to them, only to the edit.",
         *(
             [f"At level {' and '.join(part.lonely)} every target keeps one retained sibling; elsewhere two."]
             if part.lonely
@@ -120,10 +120,9 @@ def publish(place: Path, name: str, part: Part, learnt: dict[str, Learnt]) -> No
         "| model | records | known | loss |",
         "| --- | --- | --- | --- |",
         *(f"| {row} | {one.records} | {one.known:.3f} | {one.loss:.3f} |" for row, one in learnt.items()),
-        "",
     ]
     title, rest = (place / "results" / PAGE).read_text().split("\n\n", 1)
-    (RESULTS / f"{name}.md").write_text("\n\n".join((title, "\n".join(lines) + rest)))
+    (RESULTS / f"{name}.md").write_text("\n\n".join((title, "\n".join(lines), rest)))
     for file, end in ((VALUES, "json"), (PICTURE, "png")):
         shutil.copy(place / "results" / file, RESULTS / f"{name}.{end}")
 
