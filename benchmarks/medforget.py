@@ -108,8 +108,8 @@ def publish(place: Path, name: str, part: Part, learnt: dict[str, Learnt]) -> No
     RESULTS.mkdir(parents=True, exist_ok=True)
     lines = [
         f"Data: {part.title}; {SOURCES[name].part}.",
-        "Models of some 1.3 million parameters that see 56 pixels a side, trained from random weights on every wording of",
-        "a question that the data have, until they knew it by heart: other wordings are no news to them, only to the edit.",
+        "Models of some 1.3 million parameters that see 56 pixels a side, trained from random weights on every wording",
+        "that the data have until they knew them by heart: other wordings are no news to them, only to the edit.",
         *(
             [f"At level {' and '.join(part.lonely)} every target keeps one retained sibling; elsewhere two."]
             if part.lonely
