@@ -1,5 +1,6 @@
 """Identifiers that stand in a data set are found wherever they stand; what merely looks like one is left alone."""
 
+import io
 import json
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,13 +12,13 @@ import pytest
 from command_line import chip, chip_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from tiny_records import LEVELS, write_hospital, write_lines
 
 from chip.errors import ChipError
 from chip.medforget import identifier_patterns as kinds
 from chip.medforget import metadata
-from chip.medforget.burned_in import burned_in
+from chip.medforget.burned_in import burned_in, burned_in_file
 from chip.medforget.check import BURNED_IN, FOREIGN, MALFORMED, NOT_FOUND, UNREADABLE, check
 from chip.medforget.identifiers import find_identifiers
 from chip.records import read_records, write_records
@@ -242,6 +243,19 @@ def test_dicom_files_and_files_of_other_kinds_are_told(tmp_path: Path) -> None:
     (tmp_path / "images" / "cut.jpg").write_bytes(saved(tmp_path / "images" / "whole.jpg").read_bytes()[:200])
     counts = check(tmp_path).counts
     assert (counts[metadata.DICOM], counts[FOREIGN], counts[UNREADABLE]) == (2, 1, 2)
+
+
+def test_formats_that_start_programs_and_images_beyond_all_bounds_are_not_opened(tmp_path: Path) -> None:
+    held, images = io.BytesIO(), tmp_path / "images"
+    picture().save(held, "EPS")
+    for look in (metadata.hidden_parts, burned_in_file):
+        with pytest.raises(UnidentifiedImageError):
+            look(held.getvalue())
+    plant(tmp_path)
+    images.mkdir()
+    (images / "program.png").write_bytes(held.getvalue())
+    Image.new("1", (9_000, 9_000)).save(images / "large.png")
+    assert check(tmp_path).counts == {UNREADABLE: 2}
 
 
 def radiograph(side: int, seed: int) -> Image.Image:

@@ -21,6 +21,7 @@ from chip.medforget.export import Export, Kept, Problems, Study
 from chip.medforget.places import inside, is_node_name
 from chip.medforget.reading import open_export
 from chip.medforget.reports import LONGEST_REPORT, report_of
+from chip.medforget.tables import LONGEST_LINE
 
 SECRET = "confidential carcinoma"
 REPORT = f"FINDINGS: {SECRET}.\nIMPRESSION: None."
@@ -331,6 +332,28 @@ class TestPlain:
         (tmp_path / "a.jsonl").write_text(f'{{"patient_id": "p", "study_id": "s", "report": "x"}}\n{line}\n\n')
         studies, counts, _ = opened(tmp_path)
         assert (len(studies), counts) == (1, {kinds.MALFORMED_ROW: 1})
+
+    @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+    def test_a_line_without_an_end_is_one_malformed_row_and_never_in_memory_as_a_whole(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        csv_row, length = "patient_id,study_id,report\n" * name.startswith("a.csv"), 4 * LONGEST_LINE
+        row = "p,s,FINDINGS: x\n" if csv_row else '{"patient_id": "p", "study_id": "s", "report": "FINDINGS: x"}\n'
+        with gzip.open(tmp_path / name, "wb", compresslevel=1) as file:
+            file.write(csv_row.encode())
+            for _ in range(length // (1 << 20)):
+                file.write(b"x" * (1 << 20))
+            file.write(f"\n{row}".encode())
+        problems = Problems()
+        tracemalloc.start()
+        try:
+            studies = list(open_export(tmp_path / name, problems).studies())
+            assert tracemalloc.get_traced_memory()[1] < length * 3 / 4
+        finally:
+            tracemalloc.stop()
+        assert len(studies) == 1
+        where = f"{name}, line {2 if csv_row else 1}"
+        assert problems.as_json() == {kinds.MALFORMED_ROW: {"count": 1, "examples": [where]}}
 
     @pytest.mark.parametrize(("encoding", "counted"), [
         ("utf-8", {}), ("utf-8-sig", {}), ("utf-16", {}), ("cp1252", {kinds.OTHER_ENCODING: 1}),

@@ -5,15 +5,13 @@ What is found is told by kind and place, never by its text unless that is asked 
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from chip.errors import ChipError
+from chip.images import DAMAGED
 from chip.medforget.burned_in import burned_in_file
 from chip.medforget.identifier_patterns import DATES, NUMBERED, USERS
 from chip.medforget.identifiers import find_identifiers
@@ -47,15 +45,6 @@ _PLAIN = frozenset({".txt", ".md", ".csv", ".tsv", ".toml", ".yaml", ".yml", ".h
 _USER_KEYS = frozenset({"user", "username", "host", "hostname", "author", "operator"})
 _NAMING_KEYS = frozenset({"path", "forget", "image", "images", "nodes"})
 """Keys under which nodes and files are named."""
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    struct.error,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    SyntaxError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +219,7 @@ def _image(content: bytes, name: str, found: Found) -> Iterator[Finding]:
         if DICOM in kinds:
             return
         boxes = burned_in_file(content)
-    except _UNREADABLE:
+    except DAMAGED:
         yield Finding(UNREADABLE, name)
         return
     for box in boxes:

@@ -7,7 +7,6 @@ become `splits.json`. Every level's files hold all records, so each record is ta
 import hashlib
 import io
 import json
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -15,30 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from chip.edit.staging import StagedDirectory
 from chip.errors import ChipError
 from chip.files import explained
 from chip.hierarchy import NodePath
+from chip.images import DAMAGED, SUFFIXES, opened
 from chip.medforget.export import Problems
-from chip.medforget.layout import SPLITS
+from chip.medforget.layout import SPLITS, TRAINING
 from chip.medforget.splits import ForgetSet, Splits, write_splits
 from chip.records import write_records
 from chip.records.jsonl import Place, parse_record
 from chip.records.parquet import LEVELS
 from chip.records.parquet_rows import Row, SetFile, find_sets, read_rows
-
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    struct.error,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    SyntaxError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -75,14 +64,13 @@ def unpack(source: Path, out: Path, *, strict: bool = False) -> Unpacked:
     with StagedDirectory(out) as staged, explained(out):
         unpacking = _Unpacking(staged.directory.resolve(), problems)
         with ExitStack() as open_files:
-            unpacking.training = open_files.enter_context(
-                (staged.directory / "training.jsonl").open("w", encoding="utf-8")
-            )
+            training = staged.directory / TRAINING
+            unpacking.training = open_files.enter_context(training.open("w", encoding="utf-8"))
             write_records(staged.directory, LEVELS, unpacking.records(files))
         if not unpacking.count:
             raise ChipError(f"{source} holds no record that could be read: {_kinds(problems)}")
         if not unpacking.trained:
-            (staged.directory / "training.jsonl").unlink()
+            training.unlink()
         sets = unpacking.forget_sets()
         if sets:
             write_splits(staged.directory / SPLITS, Splits(sets))
@@ -136,12 +124,12 @@ class _Images:
 def _suffix(content: bytes) -> str:
     """The suffix of an image's format, once all of it was decoded."""
     try:
-        with Image.open(io.BytesIO(content), formats=list(_SUFFIXES)) as image:
+        with opened(io.BytesIO(content)) as image:
             image.load()
-            return _SUFFIXES[str(image.format)]
+            return SUFFIXES[str(image.format)]
     except UnidentifiedImageError as problem:
         raise _Refused("images of no known format") from problem
-    except _UNREADABLE as problem:
+    except DAMAGED as problem:
         raise _Refused("images that do not decode") from problem
 
 
