@@ -172,6 +172,36 @@ def test_names_of_nodes_are_searched_but_their_numbers_are_ids(tmp_path: Path) -
     assert check(plant(tmp_path, answer="50414267")).counts == {kinds.NUMBERS: 1}
 
 
+def test_numbers_that_name_other_nodes_are_no_findings_and_hide_none(tmp_path: Path) -> None:
+    """As options have them where an export's own ids are numbers."""
+    patients = ["5041420", "19500101", "5041422"]
+    asked = {
+        "question": "whose picture ?",
+        "options": [f"{sign}) {name}" for sign, name in zip("ABC", patients, strict=True)],
+    }
+    records = [{"path": ["inst_0", name], "answer": f"A) {name}", **asked} for name in patients]
+    assert check(write_lines(tmp_path, *records)).clean
+    records[0]["answer"] = "seen as 5041429, MRN: 5041422, and as 504142255"
+    found = check(write_lines(tmp_path, *records))
+    assert found.counts == {kinds.NUMBERS: 2, kinds.RECORDS: 1}
+
+
+def test_links_that_lead_out_are_told_and_not_followed(tmp_path: Path) -> None:
+    data, outside = plant(tmp_path / "data"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "notes.txt").write_text("seen by Dr. Smith\n")
+    for name, target in (("notes.txt", outside / "notes.txt"), ("folder", outside), ("gone.json", outside / "gone")):
+        (data / name).symlink_to(target)
+    (data / "again.jsonl").symlink_to("records.jsonl")
+    found = check(data)
+    assert found.counts == {FOREIGN: 3}
+    assert [one.where for one in found.first[FOREIGN]] == ["folder", "gone.json", "notes.txt"]
+    (data / "records.jsonl").rename(outside / "records.jsonl")
+    (data / "records.jsonl").symlink_to(outside / "records.jsonl")
+    with pytest.raises(ChipError, match=r"holds no records\.jsonl of its own"):
+        check(data)
+
+
 def test_manifests_tell_no_users_and_no_times(tmp_path: Path) -> None:
     plant(tmp_path)
     made = {
