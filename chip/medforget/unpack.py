@@ -25,8 +25,7 @@ from chip.medforget.export import Problems
 from chip.medforget.layout import SPLITS, TRAINING
 from chip.medforget.splits import ForgetSet, Splits, write_splits
 from chip.records import write_records
-from chip.records.jsonl import Place, parse_record
-from chip.records.parquet import LEVELS
+from chip.records.jsonl import DEFAULT_LEVELS, Place, parse_record
 from chip.records.parquet_rows import Row, SetFile, find_sets, read_rows
 
 
@@ -66,7 +65,7 @@ def unpack(source: Path, out: Path, *, strict: bool = False) -> Unpacked:
         with ExitStack() as open_files:
             training = staged.directory / TRAINING
             unpacking.training = open_files.enter_context(training.open("w", encoding="utf-8"))
-            write_records(staged.directory, LEVELS, unpacking.records(files))
+            write_records(staged.directory, DEFAULT_LEVELS, unpacking.records(files))
         if not unpacking.count:
             raise ChipError(f"{source} holds no record that could be read: {_kinds(problems)}")
         if not unpacking.trained:
@@ -182,11 +181,11 @@ class _Unpacking:
 
     def _check(self, record: Mapping[str, Any], wordings: object) -> None:
         at = _Pair(self.directory, 0)
-        parse_record(record, at, self.directory, LEVELS)
+        parse_record(record, at, self.directory, DEFAULT_LEVELS)
         if wordings is not None:
             if not isinstance(wordings, list) or not wordings:
                 raise at.error('"Training" must be a list of questions')
-            parse_record(_trained(record, wordings), at, self.directory, LEVELS)
+            parse_record(_trained(record, wordings), at, self.directory, DEFAULT_LEVELS)
 
     def _train(self, record: Mapping[str, Any], wordings: list[str] | None) -> None:
         """A record as it is trained on: with its training wordings, or as it is where it has none."""
@@ -198,14 +197,16 @@ class _Unpacking:
     def forget_sets(self) -> dict[str, tuple[ForgetSet, ...]]:
         """The forget sets of `splits.json`, by level, from the files that have both sides."""
         found: dict[str, tuple[ForgetSet, ...]] = {}
-        for level, name, side in sorted(self.nodes, key=lambda key: (LEVELS.index(key[0]) if key[0] else -1, *key)):
+        for level, name, side in sorted(
+            self.nodes, key=lambda key: (DEFAULT_LEVELS.index(key[0]) if key[0] else -1, *key)
+        ):
             if side == "forget" and (level, name, "retain") in self.nodes:
                 one = ForgetSet(name, tuple(sorted(self._forgotten(level, name))))
                 found[level] = (*found.get(level, ()), one)
         return found
 
     def _forgotten(self, level: str, name: str) -> set[NodePath]:
-        depth = LEVELS.index(level) + 1
+        depth = DEFAULT_LEVELS.index(level) + 1
         forget, retain = (self.nodes[level, name, side] for side in ("forget", "retain"))
         nodes = {path[:depth] for path in forget if len(path) >= depth}
         for path in sorted(path for path in forget if len(path) < depth):
