@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -82,13 +81,10 @@ def write_export(folder: Path, count: int) -> int:
 
 
 def _timed(place: Path) -> dict[str, Any]:
-    report = place / "peak.json"
-    reading = [sys.executable, __file__, "read", str(place / "export")]
-    command = [sys.executable, str(HERE / "peak.py"), str(report), "0", *reading]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    told = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-    peak = json.loads(report.read_text())
-    return {**json.loads(told), "seconds": peak["seconds"], "memory": peak["memory"]}
+    from chip.medforget.attempts import run
+
+    ran = run([sys.executable, str(Path(__file__).resolve()), "read", str(place / "export")], place / "work")
+    return {**ran.said, "seconds": ran.seconds, "memory": ran.memory}
 
 
 def _table(kept: dict[str, Any]) -> str:

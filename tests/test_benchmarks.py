@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import tiny_models
 
+from chip.errors import ChipError
 from chip.hierarchy import Hierarchy, Record
-from chip.medforget.attempts import attempt
+from chip.medforget.attempts import attempt, run
 from chip.records import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +84,25 @@ def test_a_command_is_ended_at_its_limit_and_one_that_fails_says_why(tmp_path: P
     assert endless.problem == "ended at its limit of 1 s"
     failed = attempt([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path, limit=60)
     assert failed.problem == "failed: no such thing"
+
+
+@pytest.mark.parametrize("said", ["done", "", "[1]", "[" * 100_000])
+def test_a_command_that_says_no_json_has_a_problem_and_no_traceback(tmp_path: Path, said: str) -> None:
+    command = [sys.executable, "-c", f"print({said!r})"]
+    assert attempt(command, tmp_path).problem == "said no JSON object"
+    with pytest.raises(ChipError, match="said no JSON object"):
+        run(command, tmp_path)
+
+
+@pytest.mark.parametrize("end", ["", "; import os; os.kill(os.getppid(), 9)", "; raise SystemExit('patient_7')"])
+def test_what_a_command_says_is_in_no_file_that_others_can_read_or_that_stays(tmp_path: Path, end: str) -> None:
+    folder = tmp_path / "work"
+    script = f"import os, json; print(json.dumps({{'left': os.listdir(), 'node': 'patient_7'}}), flush=True){end}"
+    ran = attempt([sys.executable, "-c", script], folder)
+    assert bool(ran.problem) == bool(end)
+    assert ran.said.get("left", []) == []
+    assert list(folder.iterdir()) == []
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_method_is_run_audited_and_told_once(

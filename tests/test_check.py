@@ -1,5 +1,6 @@
 """Identifiers that stand in a data set are found wherever they stand; what merely looks like one is left alone."""
 
+import io
 import json
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,13 +12,13 @@ import pytest
 from command_line import chip, chip_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from tiny_records import LEVELS, write_hospital, write_lines
 
 from chip.errors import ChipError
 from chip.medforget import identifier_patterns as kinds
 from chip.medforget import metadata
-from chip.medforget.burned_in import burned_in
+from chip.medforget.burned_in import burned_in, burned_in_file
 from chip.medforget.check import BURNED_IN, FOREIGN, MALFORMED, NOT_FOUND, UNREADABLE, check
 from chip.medforget.identifiers import find_identifiers
 from chip.records import read_records, write_records
@@ -171,6 +172,36 @@ def test_names_of_nodes_are_searched_but_their_numbers_are_ids(tmp_path: Path) -
     assert check(plant(tmp_path, answer="50414267")).counts == {kinds.NUMBERS: 1}
 
 
+def test_numbers_that_name_other_nodes_are_no_findings_and_hide_none(tmp_path: Path) -> None:
+    """As options have them where an export's own ids are numbers."""
+    patients = ["5041420", "19500101", "5041422"]
+    asked = {
+        "question": "whose picture ?",
+        "options": [f"{sign}) {name}" for sign, name in zip("ABC", patients, strict=True)],
+    }
+    records = [{"path": ["inst_0", name], "answer": f"A) {name}", **asked} for name in patients]
+    assert check(write_lines(tmp_path, *records)).clean
+    records[0]["answer"] = "seen as 5041429, MRN: 5041422, and as 504142255"
+    found = check(write_lines(tmp_path, *records))
+    assert found.counts == {kinds.NUMBERS: 2, kinds.RECORDS: 1}
+
+
+def test_links_that_lead_out_are_told_and_not_followed(tmp_path: Path) -> None:
+    data, outside = plant(tmp_path / "data"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "notes.txt").write_text("seen by Dr. Smith\n")
+    for name, target in (("notes.txt", outside / "notes.txt"), ("folder", outside), ("gone.json", outside / "gone")):
+        (data / name).symlink_to(target)
+    (data / "again.jsonl").symlink_to("records.jsonl")
+    found = check(data)
+    assert found.counts == {FOREIGN: 3}
+    assert [one.where for one in found.first[FOREIGN]] == ["folder", "gone.json", "notes.txt"]
+    (data / "records.jsonl").rename(outside / "records.jsonl")
+    (data / "records.jsonl").symlink_to(outside / "records.jsonl")
+    with pytest.raises(ChipError, match=r"holds no records\.jsonl of its own"):
+        check(data)
+
+
 def test_manifests_tell_no_users_and_no_times(tmp_path: Path) -> None:
     plant(tmp_path)
     made = {
@@ -242,6 +273,19 @@ def test_dicom_files_and_files_of_other_kinds_are_told(tmp_path: Path) -> None:
     (tmp_path / "images" / "cut.jpg").write_bytes(saved(tmp_path / "images" / "whole.jpg").read_bytes()[:200])
     counts = check(tmp_path).counts
     assert (counts[metadata.DICOM], counts[FOREIGN], counts[UNREADABLE]) == (2, 1, 2)
+
+
+def test_formats_that_start_programs_and_images_beyond_all_bounds_are_not_opened(tmp_path: Path) -> None:
+    held, images = io.BytesIO(), tmp_path / "images"
+    picture().save(held, "EPS")
+    for look in (metadata.hidden_parts, burned_in_file):
+        with pytest.raises(UnidentifiedImageError):
+            look(held.getvalue())
+    plant(tmp_path)
+    images.mkdir()
+    (images / "program.png").write_bytes(held.getvalue())
+    Image.new("1", (9_000, 9_000)).save(images / "large.png")
+    assert check(tmp_path).counts == {UNREADABLE: 2}
 
 
 def radiograph(side: int, seed: int) -> Image.Image:

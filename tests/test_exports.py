@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import io
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -15,10 +17,11 @@ from PIL import Image
 
 from chip.errors import ChipError
 from chip.medforget import kinds
-from chip.medforget.export import Export, Problems, Study
+from chip.medforget.export import Export, Kept, Problems, Study
 from chip.medforget.places import inside, is_node_name
 from chip.medforget.reading import open_export
 from chip.medforget.reports import LONGEST_REPORT, report_of
+from chip.medforget.tables import LONGEST_LINE
 
 SECRET = "confidential carcinoma"
 REPORT = f"FINDINGS: {SECRET}.\nIMPRESSION: None."
@@ -29,6 +32,12 @@ def opened(path: Path) -> tuple[list[Study], dict[str, int], Export]:
     problems = Problems()
     export = open_export(path, problems)
     return list(export.studies()), problems.counts, export
+
+
+def said(study: Study) -> str:
+    """A report that stood in a table."""
+    assert isinstance(study.report, Kept)
+    return study.report.read()
 
 
 def in_order(written: Sequence[WrittenStudy]) -> list[WrittenStudy]:
@@ -55,13 +64,10 @@ class TestMimic:
         studies, counts, export = opened(tmp_path)
         assert export.kind == "MIMIC-CXR"
         assert not counts
-        assert [(one.patient, one.name, one.split) for one in studies] == [
-            (one.patient, one.name, one.split) for one in written
-        ]
+        assert [(one.patient, one.name) for one in studies] == [(one.patient, one.name) for one in written]
         for study, one in zip(studies, written, strict=True):
             assert study.labels == one.drawn.labels
             assert {(shown.path, shown.view) for shown in study.pictures} == {(i.path, i.view) for i in one.images}
-            assert study.procedure.startswith("CHEST (")
             assert isinstance(study.report, Path)
             report = report_of(study, Problems())
             assert report is not None
@@ -84,7 +90,7 @@ class TestMimic:
         studies, counts, _ = opened(folder)
         assert [one.name for one in studies] == [one.name for one in written]
         assert not counts
-        assert all(not one.labels and not one.split and not one.procedure for one in studies)
+        assert all(not one.labels for one in studies)
 
     def test_chexpert_wins_over_negbio_and_what_they_disagree_on_is_counted(self, mimic: Mimic) -> None:
         folder, written = mimic
@@ -174,16 +180,17 @@ class TestMimic:
     @pytest.mark.parametrize("damage", [b"", b"a,b\n1,2\n", b"\x1f\x8bdamaged", gzip.compress(b"x" * 999)[:20]])
     def test_a_table_that_cannot_be_read_is_an_error_that_names_it(self, mimic: Mimic, damage: bytes) -> None:
         folder, _ = mimic
-        (folder / "mimic-cxr-2.0.0-split.csv.gz").write_bytes(damage)
-        with pytest.raises(ChipError, match=r"mimic-cxr-2\.0\.0-split\.csv\.gz"):
+        (folder / "mimic-cxr-2.0.0-metadata.csv.gz").write_bytes(damage)
+        with pytest.raises(ChipError, match=r"mimic-cxr-2\.0\.0-metadata\.csv\.gz"):
             opened(folder)
 
     def test_of_several_versions_of_a_table_the_newest_is_read(self, mimic: Mimic) -> None:
         folder, written = mimic
         one = written[0]
         row = (one.images[0].identity, one.name[1:], one.patient[1:], "newest")
-        write_table(folder / "mimic-cxr-2.1.0-split.csv", ("dicom_id", "study_id", "subject_id", "split"), [row])
-        assert opened(folder)[0][0].split == "newest"
+        columns = ("dicom_id", "study_id", "subject_id", "ViewPosition")
+        write_table(folder / "mimic-cxr-2.1.0-metadata.csv", columns, [row])
+        assert "NEWEST" in {shown.view for shown in opened(folder)[0][0].pictures}
 
     def test_strict_makes_the_first_problem_an_error(self, mimic: Mimic) -> None:
         folder, _ = mimic
@@ -201,8 +208,6 @@ def plain_rows() -> Iterator[dict[str, Any]]:
             "image": f"images/{patient}_{study}_{view}.png",
             "report": REPORT,
             "view": view.lower(),
-            "procedure": "CHEST",
-            "split": "train",
             "label:Edema": "1.0" if study else "",
             "label:Fracture": "-1",
         }
@@ -234,11 +239,36 @@ class TestPlain:
         assert not counts
         assert [one.name for one in studies] == [f"stu_{patient}_{study}" for patient in range(3) for study in range(2)]
         first = studies[1]
-        assert (first.patient, first.institution, first.procedure, first.split) == ("pat 0", "inst_0", "CHEST", "train")
+        assert (first.patient, first.institution) == ("pat 0", "inst_0")
         assert first.labels == {"Edema": 1.0, "Fracture": -1.0}
         assert [shown.view for shown in first.pictures] == ["PA", "LATERAL"]
         assert all(shown.path.is_file() for shown in first.pictures)
-        assert first.report == REPORT
+        assert said(first) == REPORT
+
+    def test_studies_hold_no_text_but_know_where_it_waits(self, tmp_path: Path) -> None:
+        count, length = 100, 50_000
+        with (tmp_path / "a.jsonl").open("w") as lines:
+            for number in range(count):
+                row = {
+                    "patient_id": f"p{number}",
+                    "study_id": f"s{number}",
+                    "report": f"FINDINGS: {number}".ljust(length),
+                }
+                lines.write(json.dumps(row) + "\n")
+        tracemalloc.start()
+        try:
+            studies = opened(tmp_path)[0]
+            assert tracemalloc.get_traced_memory()[1] < count * length / 4
+        finally:
+            tracemalloc.stop()
+        assert {said(one).strip() for one in studies} == {f"FINDINGS: {number}" for number in range(count)}
+
+    def test_a_row_that_repeats_a_report_adds_nothing_and_a_blank_one_is_none(self, tmp_path: Path) -> None:
+        row = {"patient_id": "p", "study_id": "s"}
+        write_plain(tmp_path, [{**row, "report": text} for text in ("\0 ", REPORT, REPORT)], "a.jsonl")
+        (study,), counts, _ = opened(tmp_path)
+        assert said(study) == REPORT
+        assert counts == {kinds.NUL_BYTES: 1}
 
     def test_numbers_may_be_ids_in_json(self, tmp_path: Path) -> None:
         write_plain(tmp_path, [{"patient_id": 7, "study_id": 8, "report": REPORT}], "a.jsonl")
@@ -283,11 +313,11 @@ class TestPlain:
 
     def test_what_rows_of_a_study_disagree_on_is_the_first_ones(self, tmp_path: Path) -> None:
         rows = list(plain_rows())[:2]
-        rows[1] |= {"report": "FINDINGS: Another.", "label:Fracture": "1", "split": "test"}
+        rows[1] |= {"report": "FINDINGS: Another.", "label:Fracture": "1"}
         write_plain(tmp_path, rows)
         (study,), counts, _ = opened(tmp_path)
         assert counts == {kinds.DIFFERING_REPORTS: 1, kinds.DIFFERING_ROWS: 1}
-        assert (study.report, study.split, study.labels["Fracture"]) == (REPORT, "train", -1.0)
+        assert (said(study), study.labels["Fracture"]) == (REPORT, -1.0)
 
     @pytest.mark.parametrize("lines", [
         "p,s,\"open", "p,s", "p,s,x,y", '"a"b,s,x',
@@ -303,6 +333,28 @@ class TestPlain:
         studies, counts, _ = opened(tmp_path)
         assert (len(studies), counts) == (1, {kinds.MALFORMED_ROW: 1})
 
+    @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+    def test_a_line_without_an_end_is_one_malformed_row_and_never_in_memory_as_a_whole(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        csv_row, length = "patient_id,study_id,report\n" * name.startswith("a.csv"), 4 * LONGEST_LINE
+        row = "p,s,FINDINGS: x\n" if csv_row else '{"patient_id": "p", "study_id": "s", "report": "FINDINGS: x"}\n'
+        with gzip.open(tmp_path / name, "wb", compresslevel=1) as file:
+            file.write(csv_row.encode())
+            for _ in range(length // (1 << 20)):
+                file.write(b"x" * (1 << 20))
+            file.write(f"\n{row}".encode())
+        problems = Problems()
+        tracemalloc.start()
+        try:
+            studies = list(open_export(tmp_path / name, problems).studies())
+            assert tracemalloc.get_traced_memory()[1] < length * 3 / 4
+        finally:
+            tracemalloc.stop()
+        assert len(studies) == 1
+        where = f"{name}, line {2 if csv_row else 1}"
+        assert problems.as_json() == {kinds.MALFORMED_ROW: {"count": 1, "examples": [where]}}
+
     @pytest.mark.parametrize(("encoding", "counted"), [
         ("utf-8", {}), ("utf-8-sig", {}), ("utf-16", {}), ("cp1252", {kinds.OTHER_ENCODING: 1}),
     ])  # fmt: skip
@@ -311,14 +363,14 @@ class TestPlain:
     ) -> None:
         (tmp_path / "a.csv").write_bytes("patient_id,study_id,report\np,s,Lungenödem – groß\n".encode(encoding))
         (study,), counts, _ = opened(tmp_path)
-        assert study.report == "Lungenödem – groß"
+        assert said(study) == "Lungenödem – groß"
         assert counts == counted
 
     def test_a_cell_may_be_longer_than_the_csv_module_allows_and_its_limit_is_left_alone(self, tmp_path: Path) -> None:
         before = csv.field_size_limit()
         write_plain(tmp_path, [{"patient_id": "p", "study_id": "s", "report": "FINDINGS: " + "clear " * 100_000}])
         (study,), counts, _ = opened(tmp_path)
-        assert len(str(study.report)) > before == csv.field_size_limit()
+        assert len(said(study)) > before == csv.field_size_limit()
         assert not counts
 
     @pytest.mark.parametrize("content", ["patient_id,study_id\np,s\n", "patient_id,report\np,x\n", "study_id\n", ""])
@@ -389,10 +441,15 @@ class TestReports:
         ("FINDINGS: One.\nFINDINGS: Two.", kinds.REPEATED_SECTION),
     ])  # fmt: skip
     def test_what_is_wrong_with_a_text_is_counted(self, text: str, kind: str) -> None:
-        problems = Problems()
-        report = report_of(Study("p", "s", report=text), problems)
+        problems, file = Problems(), io.BytesIO(f"before{text}after".encode())
+        report = report_of(Study("p", "s", report=Kept(file, 6, 6 + len(text))), problems)
         assert list(problems.counts) == [kind]
         assert (report is None) == (kind in (kinds.NO_REPORT, kinds.LONG_REPORT))
+
+    def test_a_study_without_a_report_is_counted(self) -> None:
+        problems = Problems()
+        assert report_of(Study("p", "s"), problems) is None
+        assert list(problems.counts) == [kinds.NO_REPORT]
 
     def test_a_report_that_is_gone_is_counted(self, tmp_path: Path) -> None:
         problems = Problems()

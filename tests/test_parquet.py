@@ -21,7 +21,8 @@ from chip.hierarchy import Hierarchy, is_under
 from chip.medforget.unpack import unpack
 from chip.records import read_records, write_records
 from chip.records.digests import asked_digest, image_digest
-from chip.records.parquet import LEVELS, ForgetSet, write_parquet
+from chip.records.jsonl import DEFAULT_LEVELS
+from chip.records.parquet import ForgetSet, write_parquet
 from chip.records.parquet_rows import find_sets, read_rows
 from tests.command_line import chip_here
 from tests.tiny_records import hospital_records, write_hospital, write_image
@@ -116,7 +117,7 @@ def test_whatever_records_hold_comes_back(
     directory = tmp_path_factory.mktemp("any")
     for number in range(3):
         write_image(directory / "records" / "images" / f"{number}.png", number, side=2)
-    write_records(directory / "records", LEVELS, [*records, records[0]])
+    write_records(directory / "records", DEFAULT_LEVELS, [*records, records[0]])
     hierarchy = read_records(directory / "records")
     forget = ForgetSet("institution", "all", (hierarchy.records[0].path[:1],))
     write_parquet(directory / "parquet", hierarchy, [forget])
@@ -154,7 +155,7 @@ def test_the_columns_are_the_published_ones(tmp_path: Path) -> None:
         ids = json.loads(one["hierarchy_metadata"])
         assert all(pair["Question"] and pair["Answer"] for pair in json.loads(one["metadata"]))
         assert "institution_id" in ids
-        assert ids["hierarchy_level"] in LEVELS
+        assert ids["hierarchy_level"] in DEFAULT_LEVELS
         if one["image"]["bytes"] is not None:
             Image.open(io.BytesIO(one["image"]["bytes"])).load()
             assert one["image_path"].split("/")[:-1] == [*ids.values()][:-1][:3]
@@ -163,10 +164,10 @@ def test_the_columns_are_the_published_ones(tmp_path: Path) -> None:
 def test_wordings_for_evaluation_and_for_training_go_beside_the_published_keys(tmp_path: Path) -> None:
     records = [{**one, "paraphrases": [f"{one['question']} again"]} for one in hospital_records()]
     write_hospital(tmp_path / "records")
-    write_records(tmp_path / "records", LEVELS, records)
+    write_records(tmp_path / "records", DEFAULT_LEVELS, records)
     hierarchy = read_records(tmp_path / "records")
     trained = [{**one, "question": f"trained: {one['question']}", "paraphrases": ["another"]} for one in records]
-    write_records(tmp_path / "records", LEVELS, trained)
+    write_records(tmp_path / "records", DEFAULT_LEVELS, trained)
     training = read_records(tmp_path / "records")
     write_parquet(tmp_path / "parquet", hierarchy, SETS, training)
     unpack(tmp_path / "parquet", tmp_path / "back", strict=True)
@@ -174,7 +175,7 @@ def test_wordings_for_evaluation_and_for_training_go_beside_the_published_keys(t
     (tmp_path / "back" / "training.jsonl").rename(tmp_path / "back" / "records.jsonl")
     assert said(read_records(tmp_path / "back")) == said(training)
     with pytest.raises(ChipError, match="same records in the same order"):
-        write_parquet(tmp_path / "other", hierarchy, SETS, Hierarchy(LEVELS, training.records[1:]))
+        write_parquet(tmp_path / "other", hierarchy, SETS, Hierarchy(DEFAULT_LEVELS, training.records[1:]))
 
 
 def test_several_forget_sets_of_a_level_stand_in_folders_of_their_names(tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ def test_nodes_on_both_sides_are_told(tmp_path: Path) -> None:
 def test_what_the_layout_has_no_place_for_is_refused(tmp_path: Path, record: dict[str, Any], why: str) -> None:
     for number in range(2):
         write_image(tmp_path / "records" / f"{number}.png", number)
-    write_records(tmp_path / "records", LEVELS, [record])
+    write_records(tmp_path / "records", DEFAULT_LEVELS, [record])
     with pytest.raises(ChipError, match=why):
         write_parquet(tmp_path / "parquet", read_records(tmp_path / "records"), SETS)
     assert not (tmp_path / "parquet").exists()

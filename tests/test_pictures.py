@@ -17,10 +17,11 @@ from mimic import draw_film, write_dicom
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from chip.errors import ChipError
-from chip.medforget import kinds, pictures
+from chip.images import MOST_PIXELS
+from chip.medforget import kinds
 from chip.medforget.export import Picture, Problems
 from chip.medforget.pictures import open_picture, picture_or_none
 
@@ -145,6 +146,13 @@ class TestDicom:
         with pytest.raises(ChipError, match=r"a\.dcm has more than 80,000,000 pixels"):
             open_picture(written(tmp_path / "a.dcm", change))
 
+    def test_a_file_that_is_deflated_as_a_whole_is_refused_before_it_is_inflated(self, tmp_path: Path) -> None:
+        def change(dataset: Dataset) -> None:
+            dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+        with pytest.raises(ChipError, match=r"a\.dcm does not decode as an image \(it is deflated as a whole\)"):
+            open_picture(written(tmp_path / "a.dcm", change))
+
     def test_without_pydicom_the_extra_is_named_and_no_image_is_counted_as_damaged(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -224,4 +232,4 @@ def test_a_damaged_image_is_a_picture_or_a_named_error(tmp_path: Path, data: st.
 
 
 def test_the_limit_lies_above_every_radiograph() -> None:
-    assert pictures.MOST_PIXELS > 5_000 * 5_000
+    assert MOST_PIXELS > 5_000 * 5_000

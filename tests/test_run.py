@@ -141,7 +141,8 @@ class TestFourLevels:
             assert "chip edit" not in done.output
             assert "collecting" not in done.output
             levels = [one["level"] for one in values(out)["contests"]]
-            assert levels == [one for one in LEVELS if "--level" not in more or one in more]
+            # What else is known is shown too; the patient was measured beside a retrained model.
+            assert levels == [one for one in LEVELS if one != "patient" or "--gold" in more]
         assert outcomes(out) == before
 
     def test_what_is_asked_otherwise_is_measured_again_with_a_note(self, finished: Finished, tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ class TestFourLevels:
         assert note in folded(done.output)
         changed = {name for name, one in outcomes(out).items() if one[1] != outcomes(finished.out)[name][1]}
         assert changed == {"section-1-of-16--chip.json"}
-        assert values(out)["trials"] == 2
+        assert rows(out, "section")["chip"]["trials"] == 2
 
 
 def test_a_method_that_fails_is_told_as_one_that_did(finished: Finished, tmp_path: Path) -> None:
@@ -224,8 +225,8 @@ class TestRefusals:
             (("--attacks", "guessing"), UsageError, "--attacks 'guessing' is none of"),
             (("--trials", 0), UsageError, "--trials 0: give 1 or more"),
             (("--splits", "absent.json"), ChipError, "`chip medforget split DIR` writes one"),
-            (("--out", "DATA"), ChipError, "holds a model or records"),
-            (("--out", "MODEL"), ChipError, "holds a model or records"),
+            (("--out", "DATA"), ChipError, "which is no run's; name another directory"),
+            (("--out", "MODEL"), ChipError, "which is no run's; name another directory"),
         ],
     )
     def test_a_request_that_cannot_be_met_is_one_sentence_and_writes_nothing(

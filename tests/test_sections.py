@@ -107,14 +107,13 @@ class TestHeadings:
         "FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION", "IMPRESSION AND FINDINGS", "Findings & Impression",
         "IMPRESSION / FINDINGS", "TECHNIQUE AND FINDINGS",
     ])  # fmt: skip
-    def test_a_merged_heading_counts_as_findings_and_is_said_to_be_merged(self, heading: str) -> None:
+    def test_a_merged_heading_counts_as_findings(self, heading: str) -> None:
         (section,) = parse(f"{heading}: All is well.").sections
         assert section.name == FINDINGS
-        assert section.merged
 
-    def test_headings_of_one_kind_are_not_merged(self) -> None:
+    def test_a_heading_of_two_spellings_of_one_section_opens_it(self) -> None:
         (section,) = parse("INDICATION/HISTORY: Cough.").sections
-        assert not section.merged
+        assert section.name == INDICATION
 
     @pytest.mark.parametrize("text", [
         "Seen at 10:45 and at 11:05.", "10:45 seen.", "READ AT 10:45 BY PHONE", "The IMPRESSION of a mass.",

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from chip.errors import ChipError
 
@@ -44,36 +45,51 @@ def run(command: Sequence[str], folder: Path) -> Ran:
 
 
 def attempt(command: Sequence[str], folder: Path, limit: int = 0) -> Ran:
-    """The same, for so many seconds of the processor at most; what fails, or takes longer, is told in `problem`.
+    """The same, for so many seconds of the processor at most; what fails, takes longer or says no JSON is told in
+    `problem`.
 
     The command runs in `folder`, with paths that should be absolute, and without what chip.toml, the environment or a
-    launcher of several processes would give it, so that it does what it says and nothing else.
+    launcher of several processes would give it, so that it does what it says and nothing else. What it says may name
+    nodes: it goes to files without a name, which nobody else can open and which are gone however this process ends.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    said, took, wrong = folder / "said.json", folder / "took.json", folder / "errors.txt"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    took = folder / "took.json"
     script = Path(__file__).with_name("peak.py")
     measured = [sys.executable, str(script), str(took), str(limit), *command]
     took.unlink(missing_ok=True)
-    with (
-        said.open("wb") as output,
-        wrong.open("wb") as errors,
+    with TemporaryFile(dir=folder) as output, TemporaryFile(dir=folder) as errors:
         # Standard input is open for as long as this process lives: the command ends with it, even where it is killed.
-        subprocess.Popen(
+        with subprocess.Popen(
             measured, cwd=folder, stdin=subprocess.PIPE, stdout=output, stderr=errors, env=_environment()
-        ) as process,
-    ):
-        status = process.wait()
+        ) as process:
+            status = process.wait()
+        said, wrong = _written(output), _written(errors)
     if not took.exists():
         return Ran(problem=f"was ended (exit status {status})")
     found = json.loads(took.read_text())
     took.unlink()
     stopped = found.pop("stopped")
     if not status:
-        return Ran(**found, said=json.loads(said.read_text()))
+        values = _object(said)
+        return Ran(**found, problem="said no JSON object") if values is None else Ran(**found, said=values)
     if stopped:
         return Ran(**found, problem=f"ended at its limit of {limit} s", stopped=True)
-    last = wrong.read_text(errors="replace").strip().splitlines()[-1:]
+    last = wrong.decode(errors="replace").strip().splitlines()[-1:]
     return Ran(**found, problem=f"failed: {''.join(last)}")
+
+
+def _written(file: IO[bytes]) -> bytes:
+    """All that a command wrote to a file that it shares with this process."""
+    file.seek(0)
+    return file.read()
+
+
+def _object(said: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(said)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _environment() -> dict[str, str]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from chip.duolearn.lexicon import Lexicon
 from chip.medforget.charting import BuildSettings, chart
-from chip.medforget.charts import LEVELS
 from chip.medforget.export import Export, Problems
 from chip.medforget.layout import FORMAT, MANIFEST, RECORDS, TRAINING
 from chip.medforget.questions import CLASSIFICATION, Question, questions
@@ -18,6 +17,7 @@ from chip.medforget.selection import DEALT
 from chip.medforget.wording import wordings
 from chip.progress import Track, silent
 from chip.records import write_records
+from chip.records.jsonl import DEFAULT_LEVELS
 from chip.version import VERSION
 
 
@@ -69,19 +69,19 @@ def _write(out: Path, asked: Sequence[Question]) -> None:
         editing.append({**common, "question": words.editing, "paraphrases": list(words.evaluation), **end})
         first, *others = words.training
         training.append({**common, "question": first, "paraphrases": others, **end})
-    write_records(out, LEVELS, training)
+    write_records(out, DEFAULT_LEVELS, training)
     (out / RECORDS).rename(out / TRAINING)
-    write_records(out, LEVELS, editing)
+    write_records(out, DEFAULT_LEVELS, editing)
 
 
 def _counted(asked: Sequence[Question]) -> Built:
-    records = Counter(LEVELS[len(one.path) - 1] for one in asked)
+    records = Counter(DEFAULT_LEVELS[len(one.path) - 1] for one in asked)
     tasks = Counter(one.task for one in asked)
     nodes = {one.path[:depth] for one in asked for depth in range(1, len(one.path) + 1)}
     return Built(
-        {level: records[level] for level in LEVELS},
+        {level: records[level] for level in DEFAULT_LEVELS},
         dict(sorted(tasks.items())),
-        {level: sum(len(node) == depth for node in nodes) for depth, level in enumerate(LEVELS, start=1)},
+        {level: sum(len(node) == depth for node in nodes) for depth, level in enumerate(DEFAULT_LEVELS, start=1)},
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from chip.errors import ChipError
+from chip.images import opened
 
 LONGEST = (1280, 640, 320)
 """Pixels of the longer side at which an image is looked at: signs of every size are small at one of them."""
@@ -80,8 +81,8 @@ def burned_in(image: Image.Image) -> tuple[Box, ...]:
 
 
 def burned_in_file(content: bytes) -> tuple[Box, ...]:
-    """The same of an image file's bytes; raises what Pillow raises where they do not decode."""
-    with Image.open(BytesIO(content)) as image:
+    """The same of an image file's bytes; raises one of `chip.images.DAMAGED` where they do not decode."""
+    with opened(BytesIO(content)) as image:
         return burned_in(image)
 
 

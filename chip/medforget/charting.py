@@ -10,12 +10,13 @@ from pathlib import Path
 from PIL import Image
 
 from chip.errors import ChipError
-from chip.medforget.charts import SECTIONS, Chart
+from chip.medforget.charts import Chart
 from chip.medforget.export import Export, Problems, Study
 from chip.medforget.layout import IMAGES
 from chip.medforget.pictures import picture_or_none
 from chip.medforget.reports import report_of
 from chip.medforget.selection import dealt, in_drawn_order
+from chip.medforget.spellings import SECTIONS
 from chip.progress import Track, silent
 
 FRONTAL = ("PA", "AP")

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 
 from chip.hierarchy import NodePath
 
-LEVELS = ("institution", "patient", "study", "section")
-SECTIONS = ("EXAMINATION", "INDICATION", "TECHNIQUE", "COMPARISON", "FINDINGS", "IMPRESSION")
-
 
 @dataclass(frozen=True)
 class Chart:
-    """A study of a chosen patient. sections: text by name, in the order of SECTIONS, white space joined. pictures:
-    names of image files in the data set; questions about the study show the first. views: from which side each was
-    taken, empty where the export does not say. present, uncertain: findings by a labeller."""
+    """A study of a chosen patient. sections: text by name, in the order of `spellings.SECTIONS`, white space joined.
+    pictures: names of image files in the data set; questions about the study show the first. views: from which side
+    each was taken, empty where the export does not say. present, uncertain: findings by a labeller."""
 
     institution: str
     patient: str

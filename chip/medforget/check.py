@@ -5,19 +5,19 @@ What is found is told by kind and place, never by its text unless that is asked 
 
 import hashlib
 import json
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from chip.errors import ChipError
+from chip.images import DAMAGED
 from chip.medforget.burned_in import burned_in_file
-from chip.medforget.identifier_patterns import DATES, NUMBERED, USERS
+from chip.medforget.identifier_patterns import DATES, NUMBERED, NUMBERS, USERS
 from chip.medforget.identifiers import find_identifiers
+from chip.medforget.layout import RECORDS
 from chip.medforget.metadata import DICOM, hidden_parts
+from chip.medforget.places import inside
 from chip.records.parquet import library
 from chip.records.parquet_rows import Row, read_rows
 
@@ -47,15 +47,6 @@ _PLAIN = frozenset({".txt", ".md", ".csv", ".tsv", ".toml", ".yaml", ".yml", ".h
 _USER_KEYS = frozenset({"user", "username", "host", "hostname", "author", "operator"})
 _NAMING_KEYS = frozenset({"path", "forget", "image", "images", "nodes"})
 """Keys under which nodes and files are named."""
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    struct.error,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    SyntaxError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +67,8 @@ class Found:
     looked_at: dict[str, int] = field(default_factory=lambda: {"texts": 0, "images": 0, "other files": 0})
     seen: set[bytes] = field(default_factory=set)
     """Digests of images and of parquet rows: each is looked at once, however many files hold it."""
+    names: set[str] = field(default_factory=set)
+    """Names of nodes that are numbers: options may say those of other patients."""
 
     @property
     def clean(self) -> bool:
@@ -103,33 +96,40 @@ def check(directory: Path) -> Found:
     """Search every file of a data directory.
 
     Raises ChipError where it is none, where a line of JSON is none, or where there are parquet files and pyarrow is
-    missing. Links that lead out of it are not followed.
+    missing. Links that lead out of it are not followed, and told as files that were not looked into.
     """
-    if not (directory / "records.jsonl").is_file():
-        raise ChipError(f"{directory} holds no records.jsonl; name a data directory")
+    root = directory.resolve()
+    if not (directory / RECORDS).is_file() or inside(root, RECORDS) is None:
+        raise ChipError(f"{directory} holds no {RECORDS} of its own; name a data directory")
     found = Found()
-    files = (path for path in directory.rglob("*") if path.is_file())
+    for _, value in _lines(directory / RECORDS, RECORDS):
+        found.names.update(name for name in _path(value) if name.isdecimal())
+    files = (path for path in directory.rglob("*") if path.is_file() or path.is_symlink())
     # Images that are files before those in parquet, so that what is in both is told of the file.
     for path in sorted(files, key=lambda path: (path.suffix.lower() == _PARQUET, path)):
         name = str(path.relative_to(directory))
-        for finding in _file(path, name, found):
-            found.add(finding)
+        if inside(root, name) is None:
+            found.looked_at["other files"] += 1
+            found.add(Finding(FOREIGN, name))
+        elif path.is_file():
+            for finding in _file(path, name, found):
+                found.add(finding)
     return found
 
 
 def _file(path: Path, name: str, found: Found) -> Iterator[Finding]:
     if path.suffix == ".jsonl":
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield from _json(line, f"{name}, line {number}", found)
+        for where, value in _lines(path, name):
+            yield from _json(value, where, found)
     elif path.suffix == ".json":
-        yield from _json(path.read_bytes(), name, found)
+        yield from _json(_parsed(path.read_bytes(), name), name, found)
     elif path.suffix.lower() in _PLAIN:
         with path.open(encoding="utf-8", errors="replace") as plain:
             for number, text in enumerate(plain, start=1):
                 found.looked_at["texts"] += 1
-                yield from (Finding(one.kind, f"{name}, line {number}", one.text) for one in _text(text, "", ()))
+                yield from (
+                    Finding(one.kind, f"{name}, line {number}", one.text) for one in _text(text, "", (), found.names)
+                )
     elif path.suffix.lower() in _IMAGES:
         yield from _image(path.read_bytes(), name, found)
     elif path.suffix.lower() == _PARQUET:
@@ -176,23 +176,47 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _json(content: bytes, where: str, found: Found) -> Iterator[Finding]:
+def _lines(path: Path, name: str) -> Iterator[tuple[str, object]]:
+    """The values of a file of JSON lines, and where each stands."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                where = f"{name}, line {number}"
+                yield where, _parsed(line, where)
+
+
+def _parsed(content: bytes, where: str) -> object:
     try:
-        value = json.loads(content)
-        texts = list(_texts(value))
+        return json.loads(content)
     except (ValueError, RecursionError) as problem:
-        raise ChipError(f"{where}: not JSON; put it right, or take it out of the data set") from problem
+        raise _no_json(where) from problem
+
+
+def _json(value: object, where: str, found: Found) -> Iterator[Finding]:
+    try:
+        texts = list(_texts(value))
+    except RecursionError as problem:
+        raise _no_json(where) from problem
     yield from _told(value, texts, where, found)
+
+
+def _no_json(where: str) -> ChipError:
+    return ChipError(f"{where}: not JSON; put it right, or take it out of the data set")
 
 
 def _told(value: object, texts: Sequence[tuple[str, str]], where: str, found: Found) -> Iterator[Finding]:
     """What is found in a JSON value, of which these are the texts."""
-    names = value.get("path") if isinstance(value, dict) else None
-    own = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+    own = _path(value)
     for key, text in texts:
         found.looked_at["texts"] += 1
-        for finding in _text(text, key, own):
+        for finding in _text(text, key, own, found.names):
             yield Finding(finding.kind, f"{where}, {key}" if key else where, finding.text)
+
+
+def _path(value: object) -> list[str]:
+    """The names of the nodes that a record is about; none where a value is no record."""
+    names = value.get("path") if isinstance(value, dict) else None
+    return [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
 
 
 def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
@@ -208,8 +232,9 @@ def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(one, name)
 
 
-def _text(text: str, key: str, own: Sequence[str]) -> Iterator[Finding]:
-    """What is found in one text; `own` are the names of the nodes that a record is about, which it may say."""
+def _text(text: str, key: str, own: Sequence[str], names: Set[str]) -> Iterator[Finding]:
+    """What is found in one text. own: the names of the nodes that a record is about, which it may say in part; names:
+    those of all nodes that are numbers, which any may say whole."""
     if key.lower() in _USER_KEYS and text.strip():
         yield Finding(USERS, "", text)
         return
@@ -217,8 +242,10 @@ def _text(text: str, key: str, own: Sequence[str]) -> Iterator[Finding]:
         said = text[match.start : match.stop]
         named = key in _NAMING_KEYS or any(said in name for name in own)
         # Digits alone are no date where a node is named by them: MIMIC's own ids look like some.
-        if not (named and (match.kind in NUMBERED or (match.kind == DATES and said.isdigit()))):
-            yield Finding(match.kind, "", said)
+        date = match.kind == DATES and said.isdigit()
+        if (named and (date or match.kind in NUMBERED)) or (said in names and (date or match.kind == NUMBERS)):
+            continue
+        yield Finding(match.kind, "", said)
 
 
 def _image(content: bytes, name: str, found: Found) -> Iterator[Finding]:
@@ -230,7 +257,7 @@ def _image(content: bytes, name: str, found: Found) -> Iterator[Finding]:
         if DICOM in kinds:
             return
         boxes = burned_in_file(content)
-    except _UNREADABLE:
+    except DAMAGED:
         yield Finding(UNREADABLE, name)
         return
     for box in boxes:

@@ -35,12 +35,17 @@ def read_pixels(path: Path, most_pixels: int) -> Array:
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
+        from pydicom.filereader import read_file_meta_info
         from pydicom.pixels.utils import pixel_array
+        from pydicom.uid import DeflatedExplicitVRLittleEndian
     except ImportError as problem:
         raise ChipError(
             f"{path} is a DICOM file, which needs pydicom: pip install 'chip-unlearning[dicom]'"
         ) from problem
     try:
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            # pydicom would inflate all of it, to whatever size, before its pixels could be counted.
+            raise ValueError("it is deflated as a whole")
         dataset = pydicom.dcmread(path)
     except InvalidDicomError as problem:
         raise ValueError("it is no DICOM file") from problem

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from chip.errors import ChipError
 
@@ -21,21 +21,37 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A report that waits on disk until it is wanted: UTF-8, in an open file, from byte `start` to `stop`."""
+
+    file: IO[bytes]
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self.stop - self.start
+
+    def read(self) -> str:
+        self.file.seek(self.start)
+        return self.file.read(self.size).decode("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """One examination of a patient, by the ids of the export; `institution` is empty where the export names none.
 
-    report: the text itself, or the file that holds it, which is read only when it is wanted. labels: of each finding
-    that a labeller decided on, 1 present, 0 absent, -1 uncertain. split: the export's own (train, validate, test).
+    report: the file that holds it, or where it was put by, so that a study holds no text; None where there is none.
+    labels: of each finding that a labeller decided on, 1 present, 0 absent, -1 uncertain.
     """
 
     patient: str
     name: str
     institution: str = ""
-    report: str | Path = ""
+    report: Path | Kept | None = None
     pictures: tuple[Picture, ...] = ()
     labels: Mapping[str, float] = field(default_factory=dict)
-    procedure: str = ""
-    split: str = ""
 
 
 class Export(Protocol):

@@ -8,7 +8,9 @@ import io
 import struct
 from collections.abc import Iterator
 
-from PIL import Image, ImageCms
+from PIL import ImageCms
+
+from chip.images import opened
 
 EXIF = "EXIF"
 TEXT = "text and comments in image files"
@@ -46,7 +48,8 @@ _PNG_KINDS = {b"tEXt": TEXT, b"zTXt": TEXT, b"iTXt": TEXT, b"tIME": TEXT, b"eXIf
 
 
 def hidden_parts(content: bytes) -> tuple[str, ...]:
-    """The kinds of what an image file's bytes hold beside its picture, each once, in alphabetical order."""
+    """The kinds of what an image file's bytes hold beside its picture, each once, in alphabetical order; raises one of
+    `chip.images.DAMAGED` where those that Pillow reads do not decode."""
     return tuple(sorted(set(_parts(content))))
 
 
@@ -124,7 +127,7 @@ def _after_scan(content: bytes, at: int) -> int:
 
 def _described(content: bytes) -> Iterator[str]:
     """What Pillow reads of the parts that have a form of their own."""
-    with Image.open(io.BytesIO(content)) as image:
+    with opened(io.BytesIO(content)) as image:
         exif = image.getexif()
         more = exif.get_ifd(0x8769)
         if set(exif) - _SHAPE_TAGS or set(more) - _SHAPE_EXIF:

@@ -109,11 +109,9 @@ def _study(patient: str, name: str, files: _Files, tables: Tables) -> Study:
     return Study(
         patient=patient,
         name=name,
-        report=Path(files.report) if files.report else "",
+        report=Path(files.report) if files.report else None,
         pictures=pictures,
         labels=tables.labels_of(name),
-        procedure=tables.procedures.get(name, ""),
-        split=tables.splits.get(name, ""),
     )
 
 

@@ -1,5 +1,5 @@
-"""The tables that come with MIMIC-CXR and MIMIC-CXR-JPG: views, procedures, splits and labels, held against what is
-there. Any of them may be missing."""
+"""The tables that come with MIMIC-CXR and MIMIC-CXR-JPG: views and labels, held against what is there. Any of
+them may be missing, and the one of splits is passed over."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,11 +29,9 @@ _IDS = frozenset(("subject_id", "study_id", "dicom_id"))
 
 @dataclass(slots=True)
 class Tables:
-    """What the tables say: views by image, the rest by study; labels are packed, one sign for each column."""
+    """What the tables say: views by image, labels by study, and packed, one sign for each column."""
 
     views: dict[str, str] = field(default_factory=dict)
-    procedures: dict[str, str] = field(default_factory=dict)
-    splits: dict[str, str] = field(default_factory=dict)
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The labels' names, by labeller."""
     labels: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -74,9 +72,6 @@ class _Reading:
                 self._list(paths[what])
         if "metadata" in paths:
             self._metadata(paths["metadata"])
-        if "split" in paths:
-            for study, row in self._rows(paths["split"], "split"):
-                self._found.splits.setdefault(study, intern(shown(row["split"])))
         for labeller in _LABELLERS:
             if labeller in paths:
                 self._labels(labeller, paths[labeller])
@@ -109,16 +104,13 @@ class _Reading:
                 self._problems.add(kinds.OUTSIDE, f"{path.name}: {study}")
 
     def _metadata(self, path: Path) -> None:
-        for study, row in self._rows(path, "dicom_id"):
+        for _, row in self._rows(path, "dicom_id"):
             image = row["dicom_id"]
             if image not in self._images:
                 self._problems.add(kinds.TABLE_IMAGE_NOT_THERE, shown(image))
                 continue
             view = row.get("ViewPosition", "").upper()
             self._found.views.setdefault(image, intern(shown(_SIDEWAYS.get(view, view))))
-            procedure = row.get("PerformedProcedureStepDescription") or row.get("ProcedureCodeSequence_CodeMeaning")
-            if procedure:
-                self._found.procedures.setdefault(study, intern(shown(procedure)))
         self._tell(kinds.IMAGE_WITHOUT_METADATA, self._images - self._found.views.keys())
 
     def _labels(self, labeller: str, path: Path) -> None:

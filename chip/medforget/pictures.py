@@ -1,23 +1,17 @@
 """Opens the images of an export, JPG, PNG and DICOM alike, as pictures of 8 bits a channel."""
 
-import struct
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from chip.errors import ChipError
+from chip.images import DAMAGED, MOST_PIXELS, opened
 from chip.medforget import kinds
 from chip.medforget.dicom import FAILURES, read_pixels
 from chip.medforget.export import Picture, Problems
 
-MOST_PIXELS = 80_000_000
-"""The greatest image that is opened; a radiograph has at most some 25 million pixels."""
-
 _DICOM_MARK_AT = 128
-_DAMAGED = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, TypeError, IndexError, OverflowError)
 _GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
 
@@ -32,7 +26,7 @@ def open_picture(path: Path) -> Image.Image:
         if _is_dicom(path):
             return Image.fromarray(read_pixels(path, MOST_PIXELS))
         return _picture(path)
-    except (*_DAMAGED, *FAILURES, Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
+    except (*DAMAGED, *FAILURES) as problem:
         reason = (str(problem) or problem.__class__.__name__).splitlines()[0]
         raise ChipError(f"{path} does not decode as an image ({reason}); put it right or take it out") from problem
 
@@ -59,13 +53,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _picture(path: Path) -> Image.Image:
-    with warnings.catch_warnings():
-        # What PIL would only warn of is far beyond MOST_PIXELS.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(path, formats=("JPEG", "PNG"))
-    with image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ChipError(f"{path} has more than {MOST_PIXELS:,} pixels: no radiograph does; take it out")
+    with opened(path, ("JPEG", "PNG")) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _DEEP_MODES:
             deep = np.asarray(upright).astype(np.float64)

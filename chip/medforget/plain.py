@@ -1,7 +1,7 @@
 """Reads a plain export: a CSV or JSONL table, a row for an image, the report in it or in a file that it names.
 
-Columns: patient_id, study_id, and of image and report (or report_path) at least one; institution_id, view, procedure,
-split and label:NAME as there are any. Rows of a study make one study, wherever they stand.
+Columns: patient_id, study_id, and of image and report (or report_path) at least one; institution_id, view and
+label:NAME as there are any. Rows of a study make one study, wherever they stand.
 """
 
 import tempfile
@@ -12,7 +12,7 @@ from typing import IO
 
 from chip.errors import ChipError
 from chip.medforget import kinds
-from chip.medforget.export import Picture, Problems, Study
+from chip.medforget.export import Kept, Picture, Problems, Study
 from chip.medforget.places import inside, is_node_name, shown
 from chip.medforget.reports import decoded
 from chip.medforget.tables import is_json_lines, rows
@@ -28,18 +28,13 @@ _LABELS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
 
 @dataclass(slots=True)
 class _Gathered:
-    """What the rows of a study have said so far; the report's text is kept on disk, from `start` to `stop`."""
+    """What the rows of a study have said so far."""
 
     institution: str = ""
-    procedure: str = ""
-    split: str = ""
     labels: dict[str, float] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
     """Views by path."""
-    report: str = ""
-    """The path of the report's file."""
-    start: int = 0
-    stop: int = 0
+    report: Path | Kept | None = None
 
 
 class PlainExport:
@@ -65,16 +60,10 @@ class PlainExport:
                     patient=patient,
                     name=name,
                     institution=found.institution,
-                    report=Path(found.report) if found.report else self._text(found),
+                    report=found.report,
                     pictures=tuple(Picture(Path(path), view) for path, view in found.images.items()),
                     labels=found.labels,
-                    procedure=found.procedure,
-                    split=found.split,
                 )
-
-    def _text(self, found: _Gathered) -> str:
-        self._texts.seek(found.start)
-        return self._texts.read(found.stop - found.start).decode("utf-8")
 
 
 Patients = dict[str, dict[str, _Gathered]]
@@ -131,15 +120,13 @@ class _Gathering:
         if institution and known != institution:
             self._institutions[patient] = None if known != "" else institution
         found = self._patients.setdefault(patient, {}).setdefault(study, _Gathered())
-        self._add_facts(found, where, row)
+        self._add_labels(found, where, row)
         self._add_image(found, where, row)
         self._add_report(found, where, study, row)
 
-    def _add_facts(self, found: _Gathered, where: str, row: Mapping[str, object]) -> None:
-        """Procedure, split and labels, of which a study has one each."""
-        procedure, split = (shown(_text(row.get(name)).strip()) for name in ("procedure", "split"))
-        differs = procedure not in ("", found.procedure or procedure) or split not in ("", found.split or split)
-        found.procedure, found.split = found.procedure or procedure, found.split or split
+    def _add_labels(self, found: _Gathered, where: str, row: Mapping[str, object]) -> None:
+        """A study's labels, of which it has one each."""
+        differs = False
         for column, value in row.items():
             said = _text(value).strip()
             if not column.startswith(LABEL) or not said:
@@ -161,11 +148,11 @@ class _Gathering:
     def _add_report(self, found: _Gathered, where: str, study: str, row: Mapping[str, object]) -> None:
         name = _text(row.get("report_path")).strip()
         path = self._path(name, where, kinds.REPORT_NOT_THERE) if name else None
-        if path is not None and found.report != str(path):
-            if found.report or found.stop > found.start:
+        if path is not None and found.report != path:
+            if found.report is not None:
                 self._problems.add(kinds.DIFFERING_REPORTS, study)
             else:
-                found.report = str(path)
+                found.report = path
         text = _text(row.get("report"))
         if text.strip() and path is None:
             self._keep(found, study, text)
@@ -173,19 +160,17 @@ class _Gathering:
     def _keep(self, found: _Gathered, study: str, text: str) -> None:
         """Put a report's text by; a row that repeats it adds nothing."""
         told: list[str] = []
-        content = decoded(_bytes(text), told.append).encode("utf-8")
-        if found.report or found.stop > found.start:
-            if found.report or self._kept(found) != content:
+        said = decoded(_bytes(text), told.append)
+        if found.report is not None:
+            if isinstance(found.report, Path) or found.report.read() != said:
                 self._problems.add(kinds.DIFFERING_REPORTS, study)
             return
         for kind in told:
             self._problems.add(kind, study)
-        found.start = self._texts.seek(0, 2)
-        found.stop = found.start + self._texts.write(content)
-
-    def _kept(self, found: _Gathered) -> bytes:
-        self._texts.seek(found.start)
-        return self._texts.read(found.stop - found.start)
+        if not said.strip():
+            return
+        start = self._texts.seek(0, 2)
+        found.report = Kept(self._texts, start, start + self._texts.write(said.encode("utf-8")))
 
     def _path(self, name: str, where: str, absent: str) -> Path | None:
         """A file that a row names; None, and counted, where it leaves the export or is not there."""

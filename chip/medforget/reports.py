@@ -9,7 +9,7 @@ from chip.medforget.sections import Report, parse
 from chip.medforget.spellings import FINDINGS, IMPRESSION
 
 LONGEST_REPORT = 1 << 20
-"""Bytes of a file, or characters of a table's cell, that are still read as a report: 1 MiB."""
+"""Bytes that are still read as a report: 1 MiB."""
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -19,15 +19,8 @@ def report_of(study: Study, problems: Problems) -> Report | None:
 
     A report without a section that has a name is returned, and counted.
     """
-    if isinstance(study.report, Path):
-        text = read_text(study.report, problems, study.name)
-    elif len(study.report) > LONGEST_REPORT:
-        text = _none(problems, kinds.LONG_REPORT, study.name)
-    else:
-        text = study.report
-        if not text.strip():
-            problems.add(kinds.NO_REPORT, study.name)
-    if not text.strip():
+    text = _text_of(study, problems)
+    if not text:
         return None
     report = parse(text)
     if not report.names:
@@ -35,6 +28,17 @@ def report_of(study: Study, problems: Problems) -> Report | None:
     if {FINDINGS, IMPRESSION} & set(report.repeated):
         problems.add(kinds.REPEATED_SECTION, study.name)
     return report
+
+
+def _text_of(study: Study, problems: Problems) -> str:
+    if study.report is None:
+        return _none(problems, kinds.NO_REPORT, study.name)
+    if isinstance(study.report, Path):
+        return read_text(study.report, problems, study.name)
+    if study.report.size > LONGEST_REPORT:
+        return _none(problems, kinds.LONG_REPORT, study.name)
+    text = study.report.read()
+    return text if text.strip() else _none(problems, kinds.NO_REPORT, study.name)
 
 
 def read_text(path: Path, problems: Problems, where: str) -> str:

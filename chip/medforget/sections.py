@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chip.medforget.spellings import FINDINGS, IMPRESSION, OTHER, Kind, known_kind, names_a_place
+from chip.medforget.spellings import FINDINGS, IMPRESSION, OTHER, known_kind, names_a_place
 
 LONGEST_HEADING = 80
 """Characters: a colon further on ends no heading."""
@@ -29,13 +29,11 @@ _HEADING_SIGNS = re.compile(r"[^\W\d_](?:[^\W_]|[ ()/&,'’#+-])*+")
 @dataclass(frozen=True, slots=True)
 class Section:
     """One section as it stands in the report. name: of `spellings.SECTIONS`, or "" for a heading of another kind;
-    heading: as written, its colon included; body: all up to the next heading, white space as written; merged: the
-    heading names several sections at once, as `FINDINGS AND IMPRESSION:` does."""
+    heading: as written, its colon included; body: all up to the next heading, white space as written."""
 
     name: str
     heading: str
     body: str
-    merged: bool = False
 
     @property
     def text(self) -> str:
@@ -78,7 +76,7 @@ class Report:
 class _Heading:
     start: int
     stop: int
-    kind: Kind
+    kind: str
 
 
 def parse(text: str) -> Report:
@@ -87,7 +85,7 @@ def parse(text: str) -> Report:
     headings = list(_headings(text))
     ends = [one.start for one in headings] + [len(text)]
     sections = (
-        Section(one.kind.name, text[one.start : one.stop], text[one.stop : end], one.kind.merged)
+        Section(one.kind, text[one.start : one.stop], text[one.stop : end])
         for one, end in zip(headings, ends[1:], strict=True)
     )
     return Report(text[: ends[0]], tuple(sections))
@@ -102,7 +100,7 @@ def _headings(text: str) -> Iterator[_Heading]:
             continue
         found = _opening(line, sentence_ended=sentence_ended, within=within)
         for one in [*([found] if found else []), *_inner(line, found.stop if found else 0)]:
-            within = one.kind.name
+            within = one.kind
             yield _Heading(place + one.start, place + one.stop, one.kind)
         place += len(line)
         sentence_ended = line.rstrip()[-1] in ".!?:;"
@@ -137,14 +135,14 @@ def _unknown(label: str, start: int, stop: int, within: str) -> _Heading | None:
         return None
     if within in (FINDINGS, IMPRESSION) and names_a_place(label):
         return None
-    return _Heading(start, stop, Kind(OTHER))
+    return _Heading(start, stop, OTHER)
 
 
 def _dashed(line: str, start: int) -> _Heading | None:
     """`COMPARISON - None`: a known spelling in capitals, with a dash for a colon."""
     dashed = _DASHED.match(line, start)
     kind = known_kind(dashed.group()[:-1]) if dashed else None
-    return _Heading(start, dashed.end(), kind) if dashed and kind else None
+    return _Heading(start, dashed.end(), kind) if dashed and kind is not None else None
 
 
 def _alone(line: str, start: int, *, sentence_ended: bool) -> _Heading | None:
@@ -155,7 +153,7 @@ def _alone(line: str, start: int, *, sentence_ended: bool) -> _Heading | None:
     if label != label.upper() and not (sentence_ended and label.lstrip("*#>•· ")[:1].isupper()):
         return None
     kind = known_kind(label)
-    return _Heading(start, start + len(label), kind) if kind else None
+    return _Heading(start, start + len(label), kind) if kind is not None else None
 
 
 def _inner(line: str, after: int) -> Iterator[_Heading]:

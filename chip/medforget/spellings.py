@@ -5,7 +5,6 @@ Six kinds of section have a name; what else opens one, such as a preliminary rea
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from functools import lru_cache
 
 EXAMINATION = "EXAMINATION"
@@ -70,31 +69,23 @@ _QUALIFIED = re.compile(r"\s*\([^()]*\)\s*$")
 _SIGNS = re.compile(r"[\s()\[\]*#>•·._-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a heading opens: a section's name, or "" for one of another kind; merged: it opens several at once."""
-
-    name: str
-    merged: bool = False
-
-
 @lru_cache(maxsize=1024)
-def known_kind(heading: str) -> Kind | None:
-    """What a spelling that is known opens, whatever its case and spacing; None where it is not known.
+def known_kind(heading: str) -> str | None:
+    """What a spelling that is known opens, whatever its case and spacing: a section's name, or OTHER; None where it is
+    not known.
 
     A merged heading opens findings where they are among what it names, otherwise the first that has a name.
     """
     for written in (heading, _QUALIFIED.sub("", heading)):
         spelled = _plain(written)
         if spelled in _KNOWN:
-            return Kind(_KNOWN[spelled])
+            return _KNOWN[spelled]
     parts = [_plain(part) for part in _JOINT.split(spelled)]
     if len(parts) < 2 or not all(part in _KNOWN for part in parts):
         return None
     names = [_KNOWN[part] for part in parts]
     named = [name for name in names if name]
-    first = FINDINGS if FINDINGS in named else (named or names)[0]
-    return Kind(first, merged=len(set(names)) > 1)
+    return FINDINGS if FINDINGS in named else (named or names)[0]
 
 
 def names_a_place(heading: str) -> bool:

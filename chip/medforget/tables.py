@@ -6,11 +6,11 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import AnyStr, Protocol, Self
 
 from chip.errors import ChipError
 from chip.medforget import kinds
@@ -19,7 +19,7 @@ from chip.medforget.export import Problems
 LONGEST_CELL = 16 << 20
 """Characters of one cell: more is a quote that is never closed."""
 LONGEST_LINE = 32 << 20
-"""Bytes of one JSON line."""
+"""Bytes of a JSON line, or characters of a line of a CSV."""
 
 Row = tuple[int, Mapping[str, object]]
 """Where a row stands in its file, from 1, and its values by column; those of a CSV are text.
@@ -31,11 +31,29 @@ Bytes that are no UTF-8 stand in text as surrogates (`surrogateescape`), for who
 class _Cells(Protocol):
     """What the csv module reads with."""
 
-    line_num: int
-
     def __next__(self) -> list[str]: ...
 
 
+class _Lines:
+    """The lines of a CSV, and the `number` of the last; one that is too long is an error of the csv module."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text, self.number = text, 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = _line(self._text.readline, "\r\n")
+        if line == "":
+            raise StopIteration
+        self.number += 1
+        if line is None:
+            raise csv.Error(f"line of more than {LONGEST_LINE:,} characters")
+        return line
+
+
+_PIECE = 1 << 16
 _LOOKED_AT = 100
 """JSON lines that are read to know the columns."""
 _GZIP = b"\x1f\x8b"
@@ -77,19 +95,19 @@ def _csv_rows(path: Path, needed: Sequence[str], problems: Problems) -> Iterator
             try:
                 cells = _next(reader)
             except csv.Error:
-                problems.add(kinds.MALFORMED_ROW, f"{path.name}, line {reader.line_num}")
+                problems.add(kinds.MALFORMED_ROW, f"{path.name}, line {lines.number}")
                 continue
             if cells is None:
                 return
             if len(cells) == len(header):
-                yield reader.line_num, dict(zip(header, cells, strict=True))
+                yield lines.number, dict(zip(header, cells, strict=True))
             elif cells:
-                problems.add(kinds.MALFORMED_ROW, f"{path.name}, line {reader.line_num}")
+                problems.add(kinds.MALFORMED_ROW, f"{path.name}, line {lines.number}")
 
 
 def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
     with _opened(path) as handle:
-        for number, line in enumerate(_bounded(handle), start=1):
+        for number, line in enumerate(iter(lambda: _line(handle.readline, b"\n"), b""), start=1):
             if line is not None and not line.strip():
                 continue
             try:
@@ -103,15 +121,15 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
                 problems.add(kinds.MALFORMED_ROW, f"{path.name}, line {number}")
 
 
-def _bounded(handle: io.BufferedReader | gzip.GzipFile) -> Iterator[bytes | None]:
-    """The lines of a file; None for one that is too long to be read."""
-    while line := handle.readline(LONGEST_LINE):
-        if line.endswith(b"\n") or len(line) < LONGEST_LINE:
-            yield line
-            continue
-        while (rest := handle.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-            pass
-        yield None
+def _line(read: Callable[[int], AnyStr], ends: AnyStr) -> AnyStr | None:
+    """The next line of a file, empty at its end; None for one that is too long, which is passed over piece by piece.
+    read: the file's `readline`; ends: the signs that may end a line."""
+    line = read(LONGEST_LINE)
+    if len(line) < LONGEST_LINE or line[-1:] in ends:
+        return line
+    while (piece := read(_PIECE)) and piece[-1:] not in ends:
+        pass
+    return None
 
 
 def _header(reader: _Cells, path: Path) -> tuple[str, ...]:
@@ -133,11 +151,11 @@ def _next(reader: _Cells) -> list[str] | None:
 
 
 @contextmanager
-def _lines(path: Path) -> Iterator[io.TextIOWrapper]:
+def _lines(path: Path) -> Iterator[_Lines]:
     with _opened(path) as handle:
         encoding = "utf-16" if handle.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-        with io.TextIOWrapper(handle, encoding=encoding, errors="surrogateescape", newline="") as lines:
-            yield lines
+        with io.TextIOWrapper(handle, encoding=encoding, errors="surrogateescape", newline="") as text:
+            yield _Lines(text)
 
 
 @contextmanager

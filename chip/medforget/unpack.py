@@ -7,7 +7,6 @@ become `splits.json`. Every level's files hold all records, so each record is ta
 import hashlib
 import io
 import json
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -15,30 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from chip.edit.staging import StagedDirectory
 from chip.errors import ChipError
 from chip.files import explained
 from chip.hierarchy import NodePath
+from chip.images import DAMAGED, SUFFIXES, opened
 from chip.medforget.export import Problems
-from chip.medforget.layout import SPLITS
+from chip.medforget.layout import SPLITS, TRAINING
 from chip.medforget.splits import ForgetSet, Splits, kept_siblings, write_splits
 from chip.records import read_records, write_records
-from chip.records.jsonl import Place, parse_record
-from chip.records.parquet import LEVELS
+from chip.records.jsonl import DEFAULT_LEVELS, Place, parse_record
 from chip.records.parquet_rows import Row, SetFile, find_sets, read_rows
-
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    struct.error,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    SyntaxError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -75,14 +63,13 @@ def unpack(source: Path, out: Path, *, strict: bool = False) -> Unpacked:
     with StagedDirectory(out) as staged, explained(out):
         unpacking = _Unpacking(staged.directory.resolve(), problems)
         with ExitStack() as open_files:
-            unpacking.training = open_files.enter_context(
-                (staged.directory / "training.jsonl").open("w", encoding="utf-8")
-            )
-            write_records(staged.directory, LEVELS, unpacking.records(files))
+            training = staged.directory / TRAINING
+            unpacking.training = open_files.enter_context(training.open("w", encoding="utf-8"))
+            write_records(staged.directory, DEFAULT_LEVELS, unpacking.records(files))
         if not unpacking.count:
             raise ChipError(f"{source} holds no record that could be read: {_kinds(problems)}")
         if not unpacking.trained:
-            (staged.directory / "training.jsonl").unlink()
+            training.unlink()
         sets = unpacking.forget_sets()
         if sets:
             kept = kept_siblings(read_records(staged.directory), (one for found in sets.values() for one in found))
@@ -137,12 +124,12 @@ class _Images:
 def _suffix(content: bytes) -> str:
     """The suffix of an image's format, once all of it was decoded."""
     try:
-        with Image.open(io.BytesIO(content), formats=list(_SUFFIXES)) as image:
+        with opened(io.BytesIO(content)) as image:
             image.load()
-            return _SUFFIXES[str(image.format)]
+            return SUFFIXES[str(image.format)]
     except UnidentifiedImageError as problem:
         raise _Refused("images of no known format") from problem
-    except _UNREADABLE as problem:
+    except DAMAGED as problem:
         raise _Refused("images that do not decode") from problem
 
 
@@ -195,11 +182,11 @@ class _Unpacking:
 
     def _check(self, record: Mapping[str, Any], wordings: object) -> None:
         at = _Pair(self.directory, 0)
-        parse_record(record, at, self.directory, LEVELS)
+        parse_record(record, at, self.directory, DEFAULT_LEVELS)
         if wordings is not None:
             if not isinstance(wordings, list) or not wordings:
                 raise at.error('"Training" must be a list of questions')
-            parse_record(_trained(record, wordings), at, self.directory, LEVELS)
+            parse_record(_trained(record, wordings), at, self.directory, DEFAULT_LEVELS)
 
     def _train(self, record: Mapping[str, Any], wordings: list[str] | None) -> None:
         """A record as it is trained on: with its training wordings, or as it is where it has none."""
@@ -211,14 +198,16 @@ class _Unpacking:
     def forget_sets(self) -> dict[str, tuple[ForgetSet, ...]]:
         """The forget sets of `splits.json`, by level, from the files that have both sides."""
         found: dict[str, tuple[ForgetSet, ...]] = {}
-        for level, name, side in sorted(self.nodes, key=lambda key: (LEVELS.index(key[0]) if key[0] else -1, *key)):
+        for level, name, side in sorted(
+            self.nodes, key=lambda key: (DEFAULT_LEVELS.index(key[0]) if key[0] else -1, *key)
+        ):
             if side == "forget" and (level, name, "retain") in self.nodes:
                 one = ForgetSet(name, tuple(sorted(self._forgotten(level, name))))
                 found[level] = (*found.get(level, ()), one)
         return found
 
     def _forgotten(self, level: str, name: str) -> set[NodePath]:
-        depth = LEVELS.index(level) + 1
+        depth = DEFAULT_LEVELS.index(level) + 1
         forget, retain = (self.nodes[level, name, side] for side in ("forget", "retain"))
         nodes = {path[:depth] for path in forget if len(path) >= depth}
         for path in sorted(path for path in forget if len(path) < depth):

@@ -4,7 +4,6 @@
 positions whose outputs predict them.
 """
 
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -15,11 +14,12 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from chip.errors import ChipError
 from chip.hierarchy import Record
+from chip.images import DAMAGED
 from chip.models.batching import ROWS_OF, concatenate, image_lengths, pad
 from chip.models.families import Inputs
 from chip.models.spans import Span, common_length, find_parts, placed_tokens, spans_of
@@ -325,15 +325,7 @@ def open_image(path: Path, line: int) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (
-        OSError,
-        EOFError,
-        struct.error,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        SyntaxError,
-        ValueError,
-    ) as problem:
+    except DAMAGED as problem:
         raise ChipError(f"record on line {line}: {path} cannot be read as an image ({problem})") from problem
 
 

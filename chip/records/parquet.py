@@ -18,7 +18,6 @@ from chip.files import private_file
 from chip.hierarchy import Hierarchy, NodePath, Record, is_under
 from chip.records.jsonl import DEFAULT_LEVELS
 
-LEVELS = DEFAULT_LEVELS
 IDS = ("institution_id", "patient_id", "study_id", "section_name")
 """The keys of `hierarchy_metadata`, from the root down: a node's path."""
 ONLY = "all"
@@ -96,7 +95,7 @@ class _Line:
         A record above the sections leaves out the lower ids, and says its level: the authors' code takes that level for
         its questions, and for missing ids makes up nodes that hold none.
         """
-        level = LEVELS[len(self.path) - 1]
+        level = DEFAULT_LEVELS[len(self.path) - 1]
         ids = {**dict(zip(IDS, self.path, strict=False)), "hierarchy_level": level}
         return {
             "image": {"bytes": None if self.image is None else self.image.read_bytes()},
@@ -108,8 +107,10 @@ class _Line:
 
 
 def _rows(hierarchy: Hierarchy, training: Hierarchy | None) -> list[_Line]:
-    if hierarchy.levels != LEVELS:
-        raise ChipError(f"the parquet layout has the levels {', '.join(LEVELS)}, not {', '.join(hierarchy.levels)}")
+    if hierarchy.levels != DEFAULT_LEVELS:
+        raise ChipError(
+            f"the parquet layout has the levels {', '.join(DEFAULT_LEVELS)}, not {', '.join(hierarchy.levels)}"
+        )
     if training is not None and [_said(one) for one in training.records] != [_said(one) for one in hierarchy.records]:
         raise ChipError("the training wordings are not those of the same records in the same order; build both again")
     wordings: list[tuple[str, ...]] = [()] * len(hierarchy.records)
@@ -150,8 +151,10 @@ def _folders(directory: Path, sets: Sequence[ForgetSet]) -> list[tuple[ForgetSet
     """Where each set goes: the only one of a level into `{level}_level`, several into folders of their names in it."""
     found = []
     for one in sets:
-        if one.level not in LEVELS:
-            raise ChipError(f"a forget set is of level {one.level!r}; the parquet layout has {', '.join(LEVELS)}")
+        if one.level not in DEFAULT_LEVELS:
+            raise ChipError(
+                f"a forget set is of level {one.level!r}; the parquet layout has {', '.join(DEFAULT_LEVELS)}"
+            )
         names = [other.name for other in sets if other.level == one.level]
         if names.count(one.name) > 1:
             raise ChipError(f"two forget sets at level {one.level} are called {one.name!r}; give each its own name")

@@ -8,7 +8,8 @@ from typing import Any
 
 from chip.errors import ChipError
 from chip.hierarchy import NodePath
-from chip.records.parquet import EXTRA, IDS, LEVELS, ONLY, SIDES, library
+from chip.records.jsonl import DEFAULT_LEVELS
+from chip.records.parquet import EXTRA, IDS, ONLY, SIDES, library
 
 _COLUMNS = ("image", "metadata", "hierarchy_metadata")
 _ROWS = 8
@@ -52,7 +53,7 @@ def _set_file(path: Path) -> SetFile:
     """A file's set by its name and its folder, `patient_level`, or for one of several sets a folder in that."""
     side = next((side for side, name in SIDES.items() if path.name == name), "")
     inside = path.absolute().parent
-    for level in LEVELS:
+    for level in DEFAULT_LEVELS:
         folder = f"{level}_level"
         if side and inside.name == folder:
             return SetFile(path, level, ONLY, side)
@@ -126,10 +127,10 @@ class _Cells:
         path = tuple(name for name in names if name)
         if not path or any(names[len(path) :]):
             raise _Malformed("rows whose hierarchy_metadata leaves out an id above another")
-        level = value.get("hierarchy_level") or LEVELS[len(path) - 1]
-        if level not in LEVELS[: len(path)]:
+        level = value.get("hierarchy_level") or DEFAULT_LEVELS[len(path) - 1]
+        if level not in DEFAULT_LEVELS[: len(path)]:
             raise _Malformed("rows whose hierarchy_level is no level that they have an id of")
-        return path[: LEVELS.index(level) + 1]
+        return path[: DEFAULT_LEVELS.index(level) + 1]
 
     def _image(self) -> bytes | None:
         value = self.cells["image"].as_py()
