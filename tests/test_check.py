@@ -27,6 +27,8 @@ IDENTIFYING = {
     kinds.DATES: (
         "03/14/2019", "2019-03-14", "14.03.2019", "14.3.19", "March 14, 2019", "Mar 14", "14 March", "3rd of May 2011",
         "May 2011", "on 3/14", "20190314", "2019-03-14T10:11:12", "14-MAR-2019", "JUNE 2ND", "study_2019-03-14",
+        "3/2019", "CT of 11/2", "film from 14/3", "from 14/3", "radiograph 3/14", "exam of 3/5", "COMPARISON: 3/14",
+        "compared to 3/14", "the 3/14 CT", "study dated 3/5",
     ),
     kinds.AGES: ("a 93-year-old man", "101 yo", "aged 95", "age: 92", "94 y/o", "97 years old", "in her 90s"),
     kinds.PHONES: ("617-555-0199", "(617) 555-0199", "617.555.0199", "+49 511 532 0", "pager 31234", "ext. 5512"),
@@ -48,7 +50,10 @@ IDENTIFYING = {
     kinds.NAMES: (
         "Dr. Smith", "Dr Smith", "DR. SMITH", "dr. smith", "Mrs. O'Neil", "Ms. Jane Doe", "Prof. J. Doe", "Mr. Müller",
         "dictated by John Smith", "discussed with Smith", "patient: Doe, Jane", "PATIENT NAME: DOE, JANE",
-        "John Q. Smith, MD", "DOE^JOHN", "Attending: Smith",
+        "John Q. Smith, MD", "DOE^JOHN", "Attending: Smith", "Dr. House", "Dr. Right", "DR. HOUSE", "Dr. He",
+        "DICTATED BY: ALAN TURING", "ELECTRONICALLY SIGNED BY: JOHN DOE", "APPROVED BY JOHN DOE",
+        "Signed electronically by Maria Lopez", "Radiologist: A. Turing", "Dr. J.R. Smith", "Dr. van der Berg",
+        "discussed by telephone with Turing",
     ),
     kinds.NUMBERS: ("7654321", "the number 1234567890"),
     kinds.USERS: ("/home/alice/records", r"C:\Users\alice\records", "/Users/alice"),
@@ -62,6 +67,10 @@ HARMLESS = (
     "series 2 image 14", "a 45-year-old man", "___-year-old", "dated ___", "COMPARISON: ___.", "on 2/3 views", "100 ml",
     "account for 300 of them", "10:45:30", "ext 5 cm", "May represent atelectasis", "case 3 of 40", "88 years old",
     "CT 12", "12-14 mm", "7.5 French", "patient_123", "study_14_2", "inst_0", "A) clear B) left effusion", "[blank]",
+    "Findings were communicated to Dr. ___", "discussed with Dr. ___ by Dr. ___", "Drs. ___ and ___",
+    "reviewed with Dr ___", "performed with Omnipaque", "PERFORMED BY INTERVENTIONAL RADIOLOGY", "DICTATED BY: ___",
+    "1/2 of a vertebra", "4/5 strength", "from 3/5 to 4/5", "exam 5/5 throughout", "on exam 4/5", "a ratio of 1/2",
+    "image 3/14", "series 1/2", "CT through 1/2 of it", "grade 3/6 murmur", "from 1/2 of it", "MR. Right kidney",
     "2019", "in 2019", "1,234,567.5", "0.12345678", "C-reactive protein 3.0", "PICC line 35 cm", "1.2.3",
 )  # fmt: skip
 
@@ -74,6 +83,22 @@ def test_an_identifier_of_each_kind_is_found_as_that_kind(kind: str, text: str) 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_merely_looks_like_an_identifier_is_none(text: str) -> None:
     assert [(one.kind, text[one.start : one.stop]) for one in find_identifiers(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("discussed with Dr. Turing", ["Turing"]),
+        ("signed by Dr Turing, MD", ["Turing"]),
+        ("Dr. van der Berg was told", ["van der Berg"]),
+        ("Dr. J.R. Smith", ["J.R. Smith"]),
+        ("communicated to Dr. ___ by Dr. House", ["House"]),
+        ("DICTATED BY: ALAN TURING\nFINDINGS: clear", ["ALAN TURING"]),
+        ("ELECTRONICALLY SIGNED BY: DR. ALAN TURING", ["ALAN TURING"]),
+    ],
+)
+def test_a_name_is_found_whole_and_once(text: str, names: list[str]) -> None:
+    assert [text[one.start : one.stop] for one in find_identifiers(text)] == names
 
 
 @given(
@@ -101,6 +126,7 @@ def test_matches_lie_in_the_text_and_do_not_overlap(text: str) -> None:
 HOSTILE = (
     "a", "1", "1-", "1.", "A a ", "Dr ", "a@", "a.", "Aa^", "::", "0:", "-", "(", "www.", " ", "+1 ", "MRN ", "on 1/",
     "12 Main ", "Smith ", "'", "A'", "/home/", "St ", "patient: ", "by ", "Jan ", "9", "_",
+    "Dr. van ", "SIGNED BY: A ", "A. ", "the 1/2 ", "CT of ", "by phone ",
 )  # fmt: skip
 
 
