@@ -339,6 +339,18 @@ def test_the_verb_tells_kinds_and_places_and_ends_with_what_it_cannot_find(tmp_p
     assert set(found) == {kinds.NAMES, kinds.DATES, BURNED_IN}
 
 
+def test_three_places_are_told_and_on_request_every_match(tmp_path: Path) -> None:
+    names = ("Turing", "Hopper", "Lovelace", "Babbage", "Church")
+    directory = plant(tmp_path / "data", answer=". ".join(f"Dr. {name}" for name in names))
+    brief = json.loads(chip_here("medforget", "check", directory, "--json").stdout)["found"][kinds.NAMES]
+    assert (brief["count"], len(brief["first"])) == (5, 3)
+    assert all("text" not in one for one in brief["first"])
+    shown = chip_here("medforget", "check", directory, "--show", "--json")
+    assert [one["text"] for one in json.loads(shown.stdout)["found"][kinds.NAMES]["first"]] == list(names)
+    told = chip_here("medforget", "check", directory, "--show").stdout
+    assert all(f"line 1, answer: {name}" in told for name in names)
+
+
 def test_a_clean_data_set_ends_with_zero_and_still_says_what_cannot_be_found(tmp_path: Path) -> None:
     done = chip_here("medforget", "check", write_hospital(tmp_path / "records"))
     assert done.exit_code == 0, done.output
@@ -350,6 +362,8 @@ def test_a_clean_data_set_ends_with_zero_and_still_says_what_cannot_be_found(tmp
 def test_what_is_no_data_directory_is_one_sentence(tmp_path: Path, line: str | bytes) -> None:
     with pytest.raises(ChipError, match=r"holds no records\.jsonl"):
         check(tmp_path)
+    with pytest.raises(ChipError, match=r"records\.jsonl is a file; name the data directory"):
+        check(write_lines(tmp_path, line) / "records.jsonl")
     with pytest.raises(ChipError, match=r"records\.jsonl, line 1: not JSON"):
         check(write_lines(tmp_path, line))
 

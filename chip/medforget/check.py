@@ -18,6 +18,7 @@ from chip.medforget.burned_in import burned_in_file
 from chip.medforget.identifier_patterns import DATES, NUMBERED, USERS
 from chip.medforget.identifiers import find_identifiers
 from chip.medforget.metadata import DICOM, hidden_parts
+from chip.records.jsonl import RECORDS, no_records
 from chip.records.parquet import library
 from chip.records.parquet_rows import Row, read_rows
 
@@ -26,7 +27,7 @@ UNREADABLE = "images that do not decode"
 FOREIGN = "files that were not looked into"
 MALFORMED = "rows of parquet files that were not looked into"
 FIRST = 3
-"""Places that are told of each kind."""
+"""Places that are told of each kind, unless all are asked for."""
 
 NOT_FOUND = (
     "names without a title, a role or a degree beside them, and names of places without a street or a ZIP code",
@@ -69,8 +70,10 @@ class Finding:
 
 @dataclass
 class Found:
-    """All that a check found: by kind how often and where first, and what it looked at."""
+    """All that a check found: by kind how often and where first, and what it looked at. most: places that are kept of
+    each kind, None for all."""
 
+    most: int | None = FIRST
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, list[Finding]] = field(default_factory=dict)
     looked_at: dict[str, int] = field(default_factory=lambda: {"texts": 0, "images": 0, "other files": 0})
@@ -84,7 +87,7 @@ class Found:
     def add(self, finding: Finding) -> None:
         self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
         first = self.first.setdefault(finding.kind, [])
-        if len(first) < FIRST:
+        if self.most is None or len(first) < self.most:
             first.append(finding)
 
     def as_json(self, *, show: bool = False) -> dict[str, Any]:
@@ -99,15 +102,15 @@ class Found:
         return {"clean": self.clean, "looked_at": self.looked_at, "found": found, "cannot_find": list(NOT_FOUND)}
 
 
-def check(directory: Path) -> Found:
-    """Search every file of a data directory.
+def check(directory: Path, most: int | None = FIRST) -> Found:
+    """Search every file of a data directory. most: places that are told of each kind, None for all.
 
     Raises ChipError where it is none, where a line of JSON is none, or where there are parquet files and pyarrow is
     missing. Links that lead out of it are not followed.
     """
-    if not (directory / "records.jsonl").is_file():
-        raise ChipError(f"{directory} holds no records.jsonl; name a data directory")
-    found = Found()
+    if not (directory / RECORDS).is_file():
+        raise no_records(directory)
+    found = Found(most)
     files = (path for path in directory.rglob("*") if path.is_file())
     # Images that are files before those in parquet, so that what is in both is told of the file.
     for path in sorted(files, key=lambda path: (path.suffix.lower() == _PARQUET, path)):
