@@ -18,6 +18,7 @@ MOST_PIXELS = 80_000_000
 
 _DICOM_MARK_AT = 128
 _DAMAGED = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, TypeError, IndexError, OverflowError)
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
 
@@ -32,13 +33,15 @@ def open_picture(path: Path) -> Image.Image:
         if _is_dicom(path):
             return Image.fromarray(read_pixels(path, MOST_PIXELS))
         return _picture(path)
-    except (*_DAMAGED, *FAILURES, Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
+    except _TOO_LARGE as problem:
+        raise ChipError(f"{path} has more than {MOST_PIXELS:,} pixels: no radiograph does; take it out") from problem
+    except (*_DAMAGED, *FAILURES) as problem:
         reason = (str(problem) or problem.__class__.__name__).splitlines()[0]
         raise ChipError(f"{path} does not decode as an image ({reason}); put it right or take it out") from problem
 
 
 def picture_or_none(picture: Picture, problems: Problems, where: str) -> Image.Image | None:
-    """A study's image, opened; None, and counted as `where`, where it does not decode.
+    """A study's image, opened; None, and counted as `where`, where it does not decode or has more than MOST_PIXELS.
 
     Raises ChipError where no DICOM file can be read at all, because pydicom is missing.
     """
@@ -47,7 +50,8 @@ def picture_or_none(picture: Picture, problems: Problems, where: str) -> Image.I
     except ChipError as problem:
         if isinstance(problem.__cause__, ImportError):
             raise
-        problems.add(kinds.UNREADABLE_IMAGE, where)
+        large = isinstance(problem.__cause__, _TOO_LARGE)
+        problems.add(kinds.LARGE_IMAGE if large else kinds.UNREADABLE_IMAGE, where)
         return None
 
 
@@ -65,7 +69,7 @@ def _picture(path: Path) -> Image.Image:
         image = Image.open(path, formats=("JPEG", "PNG"))
     with image:
         if image.width * image.height > MOST_PIXELS:
-            raise ChipError(f"{path} has more than {MOST_PIXELS:,} pixels: no radiograph does; take it out")
+            raise Image.DecompressionBombError(f"it has more than {MOST_PIXELS:,} pixels")
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _DEEP_MODES:
             deep = np.asarray(upright).astype(np.float64)
