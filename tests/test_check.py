@@ -28,6 +28,8 @@ IDENTIFYING = {
     kinds.DATES: (
         "03/14/2019", "2019-03-14", "14.03.2019", "14.3.19", "March 14, 2019", "Mar 14", "14 March", "3rd of May 2011",
         "May 2011", "on 3/14", "20190314", "2019-03-14T10:11:12", "14-MAR-2019", "JUNE 2ND", "study_2019-03-14",
+        "3/2019", "CT of 11/2", "film from 14/3", "from 14/3", "radiograph 3/14", "exam of 3/5", "COMPARISON: 3/14",
+        "compared to 3/14", "the 3/14 CT", "study dated 3/5",
     ),
     kinds.AGES: ("a 93-year-old man", "101 yo", "aged 95", "age: 92", "94 y/o", "97 years old", "in her 90s"),
     kinds.PHONES: ("617-555-0199", "(617) 555-0199", "617.555.0199", "+49 511 532 0", "pager 31234", "ext. 5512"),
@@ -49,7 +51,10 @@ IDENTIFYING = {
     kinds.NAMES: (
         "Dr. Smith", "Dr Smith", "DR. SMITH", "dr. smith", "Mrs. O'Neil", "Ms. Jane Doe", "Prof. J. Doe", "Mr. Müller",
         "dictated by John Smith", "discussed with Smith", "patient: Doe, Jane", "PATIENT NAME: DOE, JANE",
-        "John Q. Smith, MD", "DOE^JOHN", "Attending: Smith",
+        "John Q. Smith, MD", "DOE^JOHN", "Attending: Smith", "Dr. House", "Dr. Right", "DR. HOUSE", "Dr. He",
+        "DICTATED BY: ALAN TURING", "ELECTRONICALLY SIGNED BY: JOHN DOE", "APPROVED BY JOHN DOE",
+        "Signed electronically by Maria Lopez", "Radiologist: A. Turing", "Dr. J.R. Smith", "Dr. van der Berg",
+        "discussed by telephone with Turing",
     ),
     kinds.NUMBERS: ("7654321", "the number 1234567890"),
     kinds.USERS: ("/home/alice/records", r"C:\Users\alice\records", "/Users/alice"),
@@ -63,6 +68,10 @@ HARMLESS = (
     "series 2 image 14", "a 45-year-old man", "___-year-old", "dated ___", "COMPARISON: ___.", "on 2/3 views", "100 ml",
     "account for 300 of them", "10:45:30", "ext 5 cm", "May represent atelectasis", "case 3 of 40", "88 years old",
     "CT 12", "12-14 mm", "7.5 French", "patient_123", "study_14_2", "inst_0", "A) clear B) left effusion", "[blank]",
+    "Findings were communicated to Dr. ___", "discussed with Dr. ___ by Dr. ___", "Drs. ___ and ___",
+    "reviewed with Dr ___", "performed with Omnipaque", "PERFORMED BY INTERVENTIONAL RADIOLOGY", "DICTATED BY: ___",
+    "1/2 of a vertebra", "4/5 strength", "from 3/5 to 4/5", "exam 5/5 throughout", "on exam 4/5", "a ratio of 1/2",
+    "image 3/14", "series 1/2", "CT through 1/2 of it", "grade 3/6 murmur", "from 1/2 of it", "MR. Right kidney",
     "2019", "in 2019", "1,234,567.5", "0.12345678", "C-reactive protein 3.0", "PICC line 35 cm", "1.2.3",
 )  # fmt: skip
 
@@ -75,6 +84,22 @@ def test_an_identifier_of_each_kind_is_found_as_that_kind(kind: str, text: str) 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_merely_looks_like_an_identifier_is_none(text: str) -> None:
     assert [(one.kind, text[one.start : one.stop]) for one in find_identifiers(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("discussed with Dr. Turing", ["Turing"]),
+        ("signed by Dr Turing, MD", ["Turing"]),
+        ("Dr. van der Berg was told", ["van der Berg"]),
+        ("Dr. J.R. Smith", ["J.R. Smith"]),
+        ("communicated to Dr. ___ by Dr. House", ["House"]),
+        ("DICTATED BY: ALAN TURING\nFINDINGS: clear", ["ALAN TURING"]),
+        ("ELECTRONICALLY SIGNED BY: DR. ALAN TURING", ["ALAN TURING"]),
+    ],
+)
+def test_a_name_is_found_whole_and_once(text: str, names: list[str]) -> None:
+    assert [text[one.start : one.stop] for one in find_identifiers(text)] == names
 
 
 @given(
@@ -102,6 +127,7 @@ def test_matches_lie_in_the_text_and_do_not_overlap(text: str) -> None:
 HOSTILE = (
     "a", "1", "1-", "1.", "A a ", "Dr ", "a@", "a.", "Aa^", "::", "0:", "-", "(", "www.", " ", "+1 ", "MRN ", "on 1/",
     "12 Main ", "Smith ", "'", "A'", "/home/", "St ", "patient: ", "by ", "Jan ", "9", "_",
+    "Dr. van ", "SIGNED BY: A ", "A. ", "the 1/2 ", "CT of ", "by phone ",
 )  # fmt: skip
 
 
@@ -357,6 +383,18 @@ def test_the_verb_tells_kinds_and_places_and_ends_with_what_it_cannot_find(tmp_p
     assert set(found) == {kinds.NAMES, kinds.DATES, BURNED_IN}
 
 
+def test_three_places_are_told_and_on_request_every_match(tmp_path: Path) -> None:
+    names = ("Turing", "Hopper", "Lovelace", "Babbage", "Church")
+    directory = plant(tmp_path / "data", answer=". ".join(f"Dr. {name}" for name in names))
+    brief = json.loads(chip_here("medforget", "check", directory, "--json").stdout)["found"][kinds.NAMES]
+    assert (brief["count"], len(brief["first"])) == (5, 3)
+    assert all("text" not in one for one in brief["first"])
+    shown = chip_here("medforget", "check", directory, "--show", "--json")
+    assert [one["text"] for one in json.loads(shown.stdout)["found"][kinds.NAMES]["first"]] == list(names)
+    told = chip_here("medforget", "check", directory, "--show").stdout
+    assert all(f"line 1, answer: {name}" in told for name in names)
+
+
 def test_a_clean_data_set_ends_with_zero_and_still_says_what_cannot_be_found(tmp_path: Path) -> None:
     done = chip_here("medforget", "check", write_hospital(tmp_path / "records"))
     assert done.exit_code == 0, done.output
@@ -368,6 +406,8 @@ def test_a_clean_data_set_ends_with_zero_and_still_says_what_cannot_be_found(tmp
 def test_what_is_no_data_directory_is_one_sentence(tmp_path: Path, line: str | bytes) -> None:
     with pytest.raises(ChipError, match=r"holds no records\.jsonl"):
         check(tmp_path)
+    with pytest.raises(ChipError, match=r"records\.jsonl is a file; name the data directory"):
+        check(write_lines(tmp_path, line) / "records.jsonl")
     with pytest.raises(ChipError, match=r"records\.jsonl, line 1: not JSON"):
         check(write_lines(tmp_path, line))
 

@@ -28,7 +28,7 @@ from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model
 from chip.models.sites import stored_sites
 from chip.records import read_records, write_records
-from chip.workflow.medforget.finetune import carry_out_finetune, prepare_finetune
+from chip.workflow.medforget.finetune import carry_out_finetune, identity_of, prepare_finetune
 from chip.workflow.medforget.finetune_plan import FinetuneRequest, FinetuneResult
 
 QUICK = {"epochs": 1, "learning_rate": 1e-3, "lora_rank": 4, "batch_size": 4}
@@ -235,6 +235,17 @@ class TestWhatIsTaught:
         assert digests(tmp_path / "two") == digests(tmp_path / "training") != digests(tmp_path / "question")
         prepared = prepare_finetune(request(llama_directory, data, tmp_path / "out", epochs=2))
         assert "of 3 only the first 2 are taught" in prepared.notices[-1]
+
+    def test_more_wordings_than_there_are_is_said_and_is_all_of_them(
+        self, tmp_path: Path, llama_directory: Path
+    ) -> None:
+        said = [{**one, "paraphrases": [f"{word} {one['question']}" for word in ("now", "then")]} for one in texts()]
+        data = written(written(tmp_path / "data", said), said, "training.jsonl")
+        all_of_them = prepare_finetune(request(llama_directory, data, tmp_path / "out", epochs=3))
+        prepared = prepare_finetune(request(llama_directory, data, tmp_path / "out", epochs=3, wordings=9))
+        assert "--wordings 9: no record has more than 3, so that 3 are taught" in prepared.notices
+        assert prepared.facts == all_of_them.facts
+        assert identity_of(prepared) == identity_of(all_of_them)
 
     def test_an_epoch_teaches_every_record_once_in_its_own_wording(self, text_data: Path) -> None:
         records = [

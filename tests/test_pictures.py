@@ -186,6 +186,22 @@ class TestPhotographs:
         Image.new("1", (side, side)).save(tmp_path / "a.png")
         with pytest.raises(ChipError, match=r"a\.png"):
             open_picture(tmp_path / "a.png")
+        assert self.counted(tmp_path / "a.png") == {kinds.LARGE_IMAGE: 1}
+
+    def test_so_is_a_dicom_file_that_claims_so_many_pixels(self, tmp_path: Path) -> None:
+        def claim(dataset: Dataset) -> None:
+            dataset.Rows = dataset.Columns = 9_000
+
+        assert self.counted(written(tmp_path / "a.dcm", claim)) == {kinds.LARGE_IMAGE: 1}
+
+    def test_the_kind_names_the_limit(self) -> None:
+        assert f"{MOST_PIXELS // 10**6} million pixels" in kinds.LARGE_IMAGE
+
+    @staticmethod
+    def counted(path: Path) -> dict[str, int]:
+        problems = Problems()
+        assert picture_or_none(Picture(path), problems, "study") is None
+        return problems.counts
 
     @pytest.mark.parametrize("content", [b"", b"no image", b"GIF89a", b"\x89PNG\r\n\x1a\n", bytes(200)])
     @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.dcm"])

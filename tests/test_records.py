@@ -115,8 +115,15 @@ class TestMalformed:
             read_records(tmp_path)
 
     def test_no_records_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ChipError, match=r"holds no records\.jsonl; give the data directory with --data"):
+        with pytest.raises(ChipError, match=r"holds no records\.jsonl; name a data directory"):
             read_records(tmp_path)
+
+    def test_a_place_that_is_a_file_or_is_not_there_is_said_to_be(self, tmp_path: Path) -> None:
+        data = write_lines(tmp_path / "data", with_changes())
+        with pytest.raises(ChipError, match=r"records\.jsonl is a file; name the data directory that holds"):
+            read_records(data / "records.jsonl")
+        with pytest.raises(ChipError, match=r"nothere is not there; name a data directory, which holds records\.jsonl"):
+            read_records(tmp_path / "nothere")
 
     @pytest.mark.parametrize(
         "content",

@@ -11,13 +11,13 @@ from typing import Any
 from chip.duolearn.lexicon import Lexicon
 from chip.medforget.charting import BuildSettings, chart
 from chip.medforget.export import Export, Problems
-from chip.medforget.layout import FORMAT, MANIFEST, RECORDS, TRAINING
+from chip.medforget.layout import FORMAT, MANIFEST, TRAINING
 from chip.medforget.questions import CLASSIFICATION, Question, questions
 from chip.medforget.selection import DEALT
 from chip.medforget.wording import wordings
 from chip.progress import Track, silent
 from chip.records import write_records
-from chip.records.jsonl import DEFAULT_LEVELS
+from chip.records.jsonl import DEFAULT_LEVELS, RECORDS
 from chip.version import VERSION
 
 

@@ -15,9 +15,9 @@ from chip.images import DAMAGED
 from chip.medforget.burned_in import burned_in_file
 from chip.medforget.identifier_patterns import DATES, NUMBERED, NUMBERS, USERS
 from chip.medforget.identifiers import find_identifiers
-from chip.medforget.layout import RECORDS
 from chip.medforget.metadata import DICOM, hidden_parts
 from chip.medforget.places import inside
+from chip.records.jsonl import RECORDS, no_records
 from chip.records.parquet import library
 from chip.records.parquet_rows import Row, read_rows
 
@@ -26,7 +26,7 @@ UNREADABLE = "images that do not decode"
 FOREIGN = "files that were not looked into"
 MALFORMED = "rows of parquet files that were not looked into"
 FIRST = 3
-"""Places that are told of each kind."""
+"""Places that are told of each kind, unless all are asked for."""
 
 NOT_FOUND = (
     "names without a title, a role or a degree beside them, and names of places without a street or a ZIP code",
@@ -60,8 +60,10 @@ class Finding:
 
 @dataclass
 class Found:
-    """All that a check found: by kind how often and where first, and what it looked at."""
+    """All that a check found: by kind how often and where first, and what it looked at. most: places that are kept of
+    each kind, None for all."""
 
+    most: int | None = FIRST
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, list[Finding]] = field(default_factory=dict)
     looked_at: dict[str, int] = field(default_factory=lambda: {"texts": 0, "images": 0, "other files": 0})
@@ -77,7 +79,7 @@ class Found:
     def add(self, finding: Finding) -> None:
         self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
         first = self.first.setdefault(finding.kind, [])
-        if len(first) < FIRST:
+        if self.most is None or len(first) < self.most:
             first.append(finding)
 
     def as_json(self, *, show: bool = False) -> dict[str, Any]:
@@ -92,16 +94,16 @@ class Found:
         return {"clean": self.clean, "looked_at": self.looked_at, "found": found, "cannot_find": list(NOT_FOUND)}
 
 
-def check(directory: Path) -> Found:
-    """Search every file of a data directory.
+def check(directory: Path, most: int | None = FIRST) -> Found:
+    """Search every file of a data directory. most: places that are told of each kind, None for all.
 
     Raises ChipError where it is none, where a line of JSON is none, or where there are parquet files and pyarrow is
     missing. Links that lead out of it are not followed, and told as files that were not looked into.
     """
     root = directory.resolve()
     if not (directory / RECORDS).is_file() or inside(root, RECORDS) is None:
-        raise ChipError(f"{directory} holds no {RECORDS} of its own; name a data directory")
-    found = Found()
+        raise no_records(directory)
+    found = Found(most)
     for _, value in _lines(directory / RECORDS, RECORDS):
         found.names.update(name for name in _path(value) if name.isdecimal())
     files = (path for path in directory.rglob("*") if path.is_file() or path.is_symlink())

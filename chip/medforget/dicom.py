@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from chip.errors import ChipError
 
@@ -29,8 +30,8 @@ _WINDOWS_BEYOND = 8
 def read_pixels(path: Path, most_pixels: int) -> Array:
     """The first frame of a DICOM file: uint8, (rows, columns), or (rows, columns, 3) where it is in colour.
 
-    Raises ChipError where pydicom is missing, where an image has more than `most_pixels`; and, where it does not
-    decode, what pydicom raises (FAILURES).
+    Raises ChipError where pydicom is missing, Pillow's DecompressionBombError where an image has more than
+    `most_pixels`, and, where it does not decode, what pydicom raises (FAILURES).
     """
     try:
         import pydicom
@@ -52,7 +53,7 @@ def read_pixels(path: Path, most_pixels: int) -> Array:
     if "PixelData" not in dataset:
         raise ValueError("it holds no pixels")
     if int(dataset.Rows) * int(dataset.Columns) > most_pixels:
-        raise ChipError(f"{path} has more than {most_pixels:,} pixels: no radiograph does; take it out")
+        raise Image.DecompressionBombError(f"it has more than {most_pixels:,} pixels")
     stored = pixel_array(dataset, index=0)
     return _colour(dataset, stored) if _is_colour(dataset) else _grey(dataset, stored)
 

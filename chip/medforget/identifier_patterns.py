@@ -50,17 +50,35 @@ _B, _E = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
 _FOUR_FIRST = r"\d{4}(?P<s>[-/.])\d{1,2}(?P=s)\d{1,2}"
 _FOUR_LAST = r"\d{1,2}(?P<t>[-/.])\d{1,2}(?P=t)(?:\d{4}|\d{2})"
 _SHORT = rf"(?:0?[1-9]|1[0-2])/{_DAY}|(?:1[3-9]|2\d|3[01])/(?:0?[1-9]|1[0-2])"
-_COUNTED = "of|views?|images?|slices?|levels?"
+_MONTH_OF_YEAR = rf"(?:0?[1-9]|1[0-2])/{_YEAR}"
+_COUNTED = (
+    "of|to|views?|images?|slices?|levels?|ribs?|lobes?|zones?|lungs?|vertebra[el]?|discs?|strength|power|motor|motion"
+    "|bottles?|cultures?|murmurs?|systolic|days?|hours?|doses?|normal"
+)
 """What "on 2/3" counts where it is no date."""
+_NO_COUNT = rf"(?![\w/-]|[.]\d)(?!\s{{1,2}}(?i:{_COUNTED})(?![A-Za-z]))"
+_STUDY = r"(?:CTA?|MRI|CXR|[Xx]-?[Rr]ays?|(?i:films?|stud(?:y|ies)|radiographs?|scans?|ultrasounds?|mammograms?))"
+_EXAM = r"(?i:exam(?:ination)?s?)"
+_RATED = r"[0-5]/5(?!\d)"
+"""A strength, which stands beside "exam" as a date would."""
+_WHEN = (
+    r"(?:(?i:on|dated|since|until|from|compar(?:ed|ison)(?:\s{1,2}(?:to|with|is|made))?:?)"
+    rf"|(?:{_STUDY}|{_EXAM}|MR)\s{{1,3}}(?i:of|from|at)|{_STUDY}|{_EXAM}(?!\s{{1,3}}{_RATED}))"
+)
+"""What stands before a day and a month."""
 _OLD = r"9\d|1[0-4]\d"
 _TELEPHONE = r"(?i:tel(?:ephone)?|phone|pager|beeper|mobile|ext)\b\.?"
 _TITLE = "Drs?|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor"
+_NO_TITLE = rf"(?!(?i:{_TITLE})(?![A-Za-z]))"
 _DEGREE = r"(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|Ph\.?D\.?)(?![A-Za-z])"
 _ROLE = r"patient(?:'s)?(?:\s{1,2}name)?|name|attending|radiologist|physician|resident|technologist|surgeon|provider"
+_TOLD = "discussed|reported|communicated|reviewed|telephoned|notified|informed|conveyed|relayed"
 _DONE = (
-    "(?:dictated|discussed|reported|communicated|reviewed|signed|transcribed|approved|interpreted|telephoned|notified"
-    "|informed|conveyed|relayed|verified|performed|requested|ordered|entered)"
+    "dictated|signed|transcribed|approved|interpreted|verified|performed|requested|ordered|entered|read|electronically"
 )
+_HOW = r"(?:\s{1,2}(?:[a-z]{2,20}ly|(?:by|via|over the)\s{1,2}(?:tele)?phone|in person))?"
+_BY = rf"(?:(?i:(?:{_TOLD}){_HOW}\s{{1,3}}(?:by|with|to))|(?i:(?:{_DONE}){_HOW}\s{{1,3}}by))"
+"""What stands before whoever did or was told something; materials are what is performed *with*."""
 
 _NO = r"(?:\s{0,2}(?i:numbers?|num\b|nos?\b|ids?\b|identifiers?|codes?)\.?|\s{0,2}\#)"
 _IS = r"(?:\s{1,2}(?:is|was)\b)?[\s:=#]{0,4}"
@@ -69,7 +87,11 @@ _TOKEN = r"(?P<it>[A-Za-z0-9](?:[-/]?[A-Za-z0-9]){2,30})" + _E
 _PERSON = r"[^\W\d_][^\W\d_]{0,30}(?:['’-][^\W\d_]{1,30}){0,2}"
 _CAPITAL = r"(?:(?!\s)[A-ZÀ-Þ](?:[a-zß-ÿ]|['’-](?=[^\W\d_])|(?<=[a-z'’-])[A-Z]){1,30})"
 _WRITTEN = r"[A-Z][A-Za-z'’-]{1,30}"
+_ALOUD = r"[A-Z][A-Z'’-]{1,30}(?![a-z])"
 _INITIAL = r"(?:[A-Z]\.?\s{1,3})?"
+_INITIALS = r"(?:[A-Z]\.\s{0,3}|[A-Z]\s{1,3}){0,3}"
+_PARTICLES = r"(?:(?:van|von|vom|zu|der|den|des|de|del|della|di|da|dos|du|la|le|el|al|bin|ibn|ten|ter)[\s-]{1,2}){0,3}"
+"""What a surname may begin with in small letters."""
 _NOT_PERSONS = """
     a an and any are as at be by cm ct for from has he her his if in is it its mm mri mr my no none not of on or
     our she the their there these they this to view was were will with without anesthesia attending cardiology
@@ -77,14 +99,16 @@ _NOT_PERSONS = """
     intensive left male medicine neurology neurosurgery normal nurse nursing oncology operating orthopedics
     pathology patient pediatrics physician portable prone radiologist radiology referring resident right rotated
     service staff supine surgeon surgery surgical team thoracic trauma unit unknown upright urology ward
+    critical gastroenterology hematology hospitalist infection intern interventional nurses ortho orthopaedics pa
+    primary psychiatry pulmonary rheumatology transplant ultrasound vascular
     findings impression indication history comparison technique examination report study chest acute bilateral
     status stable unchanged
 """
-"""What follows a title or a role in reports and is no name."""
+"""What follows a role, "reviewed by" or "MR." in reports and is no name."""
 
 
 def _person(text: str) -> bool:
-    first = re.split(r"[\s.,]", text, maxsplit=1)[0].lower()
+    first = re.split(r"[\s.,]", re.sub(r"^(?:[A-Za-z]\.\s*)+", "", text), maxsplit=1)[0].lower()
     return first not in _NOT_PERSONS.split()
 
 
@@ -164,7 +188,9 @@ PATTERNS: tuple[Pattern, ...] = (
     _of(DATES, rf"(?<![A-Za-z0-9.])(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]){_E}"),
     _of(DATES, _B + rf"{_DAY}[\s-]{{1,3}}(?:of\s{{1,2}})?{_MONTH}{_E}(?:\.?,?[\s-]{{1,3}}{_YEAR})?"),
     _of(DATES, _B + rf"{_MONTH}\.?[\s-]{{1,3}}(?:{_DAY}(?:,?[\s-]{{1,3}}{_YEAR})?|,?\s{{0,2}}{_YEAR}){_E}"),
-    _of(DATES, _B + rf"(?i:on|dated|since|until)\s{{1,3}}(?P<it>{_SHORT})(?![\w/.-])(?!\s{{1,2}}(?i:{_COUNTED}))"),
+    _of(DATES, rf"(?<![\w/.-]){_MONTH_OF_YEAR}(?![\w/-]|[.]\d)"),
+    _of(DATES, _B + rf"{_WHEN}\s{{1,3}}(?P<it>{_SHORT}){_NO_COUNT}"),
+    _of(DATES, _B + rf"(?i:the|prior|previous|recent|outside)\s{{1,3}}(?P<it>{_SHORT})\s{{1,3}}(?:{_STUDY}|MR){_E}"),
     _of(AGES, _B + rf"(?P<it>{_OLD})(?:[\s-]{{0,2}}(?i:years?|yrs?)(?![a-z])|\s?(?i:y\.?\s?/?o)(?![a-z]))"),
     _of(AGES, _B + r"(?i:aged?)" + _IS + r"(?:of\s{1,2})?(?P<it>" + _OLD + r")(?![\w%]|[.]\d)"),
     _of(AGES, r"(?i)in (?:his|her|their) (?P<it>(?:early |mid-?|late )?(?:90s|90's|nineties))"),
@@ -172,8 +198,13 @@ PATTERNS: tuple[Pattern, ...] = (
     _of(PLACES, _B + r"[A-ZÄÖÜ][a-zäöüß]{1,30}(?:stra(?:ß|ss)e|str\.|weg|platz|allee)\s{1,2}\d{1,4}"),
     _of(PLACES, r"(?i)" + _B + r"(?:P\.?\s?O\.?\s?Box\s{1,2}\d{1,6}|zip(?:\s?code)?[\s:#]{1,3}\d{5}(?:-\d{4})?)"),
     _of(PLACES, rf"{_B}(?:{_STATE})\s{{1,2}}\d{{5}}(?:-\d{{4}})?(?![\w-])|(?<![\w-])\d{{5}}-\d{{4}}(?![\w-])"),
-    _of(NAMES, _B + rf"(?:{_TITLE})\.?\s{{1,3}}(?P<it>{_INITIAL}{_CAPITAL}(?:\s{{1,2}}{_CAPITAL})?)", allowed=_person),
-    _of(NAMES, _B + rf"(?i:{_TITLE})\.\s{{1,3}}(?P<it>(?:[A-Za-z]\.\s{{1,3}})?{_PERSON})", allowed=_person),
+    _of(
+        NAMES,
+        _B
+        + rf"(?:(?:{_TITLE})\.?\s{{1,3}}{_NO_TITLE}(?P<it>{_INITIALS}{_PARTICLES}{_CAPITAL}(?:\s{{1,2}}{_CAPITAL})?))",
+    ),
+    _of(NAMES, _B + rf"(?:DRS?|MRS|PROF)\.?\s{{1,3}}{_NO_TITLE}(?P<it>{_INITIALS}{_ALOUD}(?:[ \t]{{1,2}}{_ALOUD})?)"),
+    _of(NAMES, _B + rf"(?i:{_TITLE})\.\s{{1,3}}{_NO_TITLE}(?P<it>(?:[A-Za-z]\.\s{{1,3}})?{_PERSON})", allowed=_person),
     _of(
         NAMES,
         _B + rf"(?P<it>{_WRITTEN}(?:\s{{1,2}}[A-Z]\.?)?\s{{1,2}}{_WRITTEN}),?\s{{1,3}}(?:{_DEGREE})",
@@ -181,13 +212,24 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     _of(
         NAMES,
-        _B + rf"(?i:{_DONE}\s{{1,3}}(?:by|with|to))[\s:]{{1,3}}(?P<it>{_INITIAL}{_CAPITAL}(?:\s{{1,2}}{_CAPITAL})?)",
+        _B + rf"{_BY}[\s:]{{1,3}}{_NO_TITLE}(?P<it>{_INITIAL}{_PARTICLES}{_CAPITAL}(?:\s{{1,2}}{_CAPITAL})?)",
+        allowed=_person,
+    ),
+    _of(
+        NAMES,
+        _B + rf"{_BY}(?:\s{{0,2}}:\s{{0,3}}{_NO_TITLE}(?P<it>{_INITIAL}{_WRITTEN}(?:,?[ \t]{{1,2}}{_WRITTEN}){{0,2}}))",
+        allowed=_person,
+    ),
+    _of(
+        NAMES,
+        _B + rf"(?i:(?:{_DONE}){_HOW}\s{{1,3}}by)\s{{1,3}}{_NO_TITLE}"
+        rf"(?P<it>{_INITIAL}{_ALOUD}(?:,?[ \t]{{1,2}}{_ALOUD}){{1,2}})",
         allowed=_person,
     ),
     _of(
         NAMES,
         _B + rf"(?i:{_ROLE})(?:\s{{0,2}}:|(?:\s{{1,2}}is)?\s{{1,2}}named)\s{{0,3}}"
-        rf"(?P<it>{_INITIAL}{_WRITTEN}(?:,?\s{{1,2}}{_WRITTEN}){{0,2}})",
+        rf"{_NO_TITLE}(?P<it>{_INITIAL}{_PARTICLES}{_WRITTEN}(?:,?\s{{1,2}}{_WRITTEN}){{0,2}})",
         allowed=_person,
     ),
     _of(NAMES, _B + rf"{_WRITTEN}\^[A-Z][A-Za-z'’-]{{0,30}}"),

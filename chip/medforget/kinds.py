@@ -15,6 +15,7 @@ REPORT_NOT_THERE = "reports that are not there"
 
 # Images.
 UNREADABLE_IMAGE = "images that do not decode, left out"
+LARGE_IMAGE = "images of more than 80 million pixels, left out"
 IMAGE_NOT_THERE = "images that are not there"
 
 # Ids and paths.

@@ -1,7 +1,7 @@
 """The files of a built benchmark and of a run, by their names."""
 
 FORMAT = "chip-medforget-1"
-RECORDS, TRAINING = "records.jsonl", "training.jsonl"
+TRAINING = "training.jsonl"
 MANIFEST, SPLITS = "manifest.json", "splits.json"
 IMAGES = "images"
 PAGE, VALUES, PICTURE = "results.md", "results.json", "results.png"

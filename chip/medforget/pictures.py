@@ -12,6 +12,7 @@ from chip.medforget.dicom import FAILURES, read_pixels
 from chip.medforget.export import Picture, Problems
 
 _DICOM_MARK_AT = 128
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
 
@@ -26,13 +27,15 @@ def open_picture(path: Path) -> Image.Image:
         if _is_dicom(path):
             return Image.fromarray(read_pixels(path, MOST_PIXELS))
         return _picture(path)
+    except _TOO_LARGE as problem:
+        raise ChipError(f"{path} has more than {MOST_PIXELS:,} pixels: no radiograph does; take it out") from problem
     except (*DAMAGED, *FAILURES) as problem:
         reason = (str(problem) or problem.__class__.__name__).splitlines()[0]
         raise ChipError(f"{path} does not decode as an image ({reason}); put it right or take it out") from problem
 
 
 def picture_or_none(picture: Picture, problems: Problems, where: str) -> Image.Image | None:
-    """A study's image, opened; None, and counted as `where`, where it does not decode.
+    """A study's image, opened; None, and counted as `where`, where it does not decode or has more than MOST_PIXELS.
 
     Raises ChipError where no DICOM file can be read at all, because pydicom is missing.
     """
@@ -41,7 +44,8 @@ def picture_or_none(picture: Picture, problems: Problems, where: str) -> Image.I
     except ChipError as problem:
         if isinstance(problem.__cause__, ImportError):
             raise
-        problems.add(kinds.UNREADABLE_IMAGE, where)
+        large = isinstance(problem.__cause__, _TOO_LARGE)
+        problems.add(kinds.LARGE_IMAGE if large else kinds.UNREADABLE_IMAGE, where)
         return None
 
 

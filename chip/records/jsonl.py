@@ -28,10 +28,7 @@ def read_records(directory: str | Path, name: str = RECORDS) -> Hierarchy:
     directory = Path(directory)
     source = directory / name
     if not source.is_file():
-        if any(directory.glob("*.parquet")) or any(directory.glob("*_level/**/*.parquet")):
-            unpack = f"chip medforget unpack {directory} --out DIR"
-            raise ChipError(f"{directory} holds parquet files; run `{unpack}`, and give DIR with --data")
-        raise ChipError(f"{directory} holds no {name}; give the data directory with --data")
+        raise no_records(directory, name)
     levels = _read_levels(directory / "dataset.json")
     records = []
     with source.open("rb") as lines:
@@ -42,6 +39,18 @@ def read_records(directory: str | Path, name: str = RECORDS) -> Hierarchy:
     if not records:
         raise ChipError(f"{source} holds no records")
     return Hierarchy(levels, records)
+
+
+def no_records(directory: Path, name: str = RECORDS) -> ChipError:
+    """Why there are no records at a place, and the next step; it fits a flag and an argument alike."""
+    if directory.is_file():
+        return ChipError(f"{directory} is a file; name the data directory that holds {name}")
+    if not directory.is_dir():
+        return ChipError(f"{directory} is not there; name a data directory, which holds {name}")
+    if any(directory.glob("*.parquet")) or any(directory.glob("*_level/**/*.parquet")):
+        unpack = f"chip medforget unpack {directory} --out DIR"
+        return ChipError(f"{directory} holds parquet files; run `{unpack}`, and name DIR as the data directory")
+    return ChipError(f"{directory} holds no {name}; name a data directory")
 
 
 def write_records(directory: str | Path, levels: Sequence[str], records: Iterable[Mapping[str, Any]]) -> None:

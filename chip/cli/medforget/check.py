@@ -12,7 +12,7 @@ def check(
     directory: Annotated[Path, typer.Argument(help="Data directory with records.jsonl.", show_default=False)],
     show: Annotated[
         bool,
-        typer.Option("--show", help="Also print the matches themselves: keep that as you keep the data."),
+        typer.Option("--show", help="Print every match itself, with its place: keep that as you keep the data."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -21,13 +21,13 @@ def check(
     from rich.text import Text
 
     from chip.cli.console import Printer
-    from chip.medforget.check import NOT_FOUND
+    from chip.medforget.check import FIRST, NOT_FOUND
     from chip.medforget.check import check as carry_out
 
     printer = Printer(json)
-    found = carry_out(directory)
+    found = carry_out(directory, None if show else FIRST)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("found", "times", "first at"):
+    for heading in ("found", "times", "at" if show else "first at"):
         table.add_column(heading, justify="right" if heading == "times" else "left", overflow="fold")
     for kind, count in found.counts.items():
         places = [f"{one.where}: {one.text}" if show and one.text else one.where for one in found.first[kind]]

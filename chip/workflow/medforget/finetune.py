@@ -97,7 +97,7 @@ def prepare_finetune(request: FinetuneRequest) -> PreparedFinetune:
         tuple(one for i, one in enumerate(hierarchy.records) if i not in kept),
         _ground(loaded, settings, checkpoint),
         planned,
-        (*([recovered] if recovered else []), *notices(settings, loaded, taught)),
+        (*([recovered] if recovered else []), *notices(request, settings, loaded)),
     )
 
 

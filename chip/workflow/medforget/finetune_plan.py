@@ -11,7 +11,7 @@ from chip.errors import UsageError
 from chip.hierarchy import Hierarchy, NodePath, outermost
 from chip.medforget.finetune_settings import FinetuneSettings
 from chip.medforget.finetuning import lora_layers, recomputes, trained_count
-from chip.medforget.layout import RECORDS, SPLITS, TRAINING
+from chip.medforget.layout import SPLITS, TRAINING
 from chip.medforget.splits import read_splits
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel
@@ -141,8 +141,12 @@ def _what(loaded: LoadedModel, settings: FinetuneSettings) -> str:
     )
 
 
-def notices(settings: FinetuneSettings, loaded: LoadedModel, taught: Hierarchy) -> list[str]:
+def notices(request: FinetuneRequest, settings: FinetuneSettings, loaded: LoadedModel) -> list[str]:
+    """What was decided. settings: the request's, with what the data made of them."""
     found = []
+    given, there = request.settings.wordings, settings.wordings
+    if given is not None and there is not None and given > there:
+        found.append(f"--wordings {given}: no record has more than {there}, so that {there} are taught")
     if not loaded.family.known:
         found.append(f"the family {loaded.family.name!r} is not in chip's table: its layers were found by name")
     if not loaded.prompts.has_chat_template:
