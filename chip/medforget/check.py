@@ -101,8 +101,10 @@ def check(directory: Path, most: int | None = FIRST) -> Found:
     missing. Links that lead out of it are not followed, and told as files that were not looked into.
     """
     root = directory.resolve()
-    if not (directory / RECORDS).is_file() or inside(root, RECORDS) is None:
+    if not (directory / RECORDS).is_file():
         raise no_records(directory)
+    if inside(root, RECORDS) is None:
+        raise ChipError(f"{directory} holds no {RECORDS} of its own, but a link; name a data directory")
     found = Found(most)
     for _, value in _lines(directory / RECORDS, RECORDS):
         found.names.update(name for name in _path(value) if name.isdecimal())

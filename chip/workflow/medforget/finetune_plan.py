@@ -16,6 +16,7 @@ from chip.medforget.splits import read_splits
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel
 from chip.records import read_records
+from chip.records.jsonl import RECORDS
 
 
 @dataclass(frozen=True)
