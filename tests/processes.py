@@ -28,6 +28,11 @@ class Running:
         """End it as nothing can be prepared for."""
         self.process.kill()
 
+    def interrupt(self) -> None:
+        """End it as Ctrl-C does."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGINT)
+
     def wait(self) -> tuple[int, str]:
         """Its exit code, −9 where it was killed, and everything that it said."""
         started = time.monotonic()
@@ -84,7 +89,8 @@ def free_port() -> int:
 
 
 def _run(said: Path, arguments: tuple[Any, ...], environment: dict[str, str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A test run in the background ignores SIGINT, and would pass that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     sys.stdout.flush()

@@ -9,6 +9,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -375,6 +377,23 @@ class TestTheOutput:
         refused = build(out / "export", out, "--force")
         assert "holds the export" in str(refused.exception)
         assert (out / "export" / "files").is_dir()
+
+    def test_a_build_that_is_interrupted_says_so_and_leaves_nothing(self, mimic: Path, tmp_path: Path) -> None:
+        out, said = tmp_path / "data", tmp_path / "said"
+        with said.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "chip", "medforget", "build", str(mimic), "--out", str(out)],
+                stdout=output,
+                stderr=output,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
+        while not any(hidden(out, "partial").glob("images/*")):
+            assert process.poll() is None, said.read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        last = said.read_text().splitlines()[-1]
+        assert last == "chip: interrupted; nothing half-written is left, long work goes on if run again"
+        assert [path.name for path in tmp_path.iterdir()] == ["said"]
 
     def test_a_build_that_was_killed_leaves_nothing_and_the_next_one_ends_alike(
         self, mimic: Path, tmp_path: Path

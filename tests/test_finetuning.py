@@ -332,6 +332,28 @@ class TestInterrupted:
         assert lines == losses
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
+    def test_one_that_is_stopped_by_hand_says_so_and_goes_on(
+        self, tmp_path: Path, llama_directory: Path, text_data: Path
+    ) -> None:
+        out, progress = tmp_path / "out", progress_of(tmp_path / "out")
+        flags = ["--epochs", 5_000, "--lora-rank", 4, "--save-every", 1, "--device", "cpu"]
+        arguments = ("medforget", "finetune", llama_directory, text_data, "--out", out, *flags)
+        running = start(tmp_path / "said", *arguments)
+        until(progress.exists, running)
+        running.interrupt()
+        code, said = running.wait()
+        assert code == 130
+        assert said.endswith("chip: interrupted; nothing half-written is left, long work goes on if run again\n")
+        step = where_of(progress)["step"]
+        assert step >= 10
+        assert not out.exists()
+        again = start(tmp_path / "again", *arguments)
+        try:
+            until(again.said.exists, again)
+            until(lambda: f"goes on after step {step}, where it was interrupted" in again.said.read_text(), again)
+        finally:
+            again.kill()
+
     def test_anothers_progress_is_noticed_and_not_used(
         self, tmp_path: Path, llama_directory: Path, text_data: Path
     ) -> None:
