@@ -76,7 +76,7 @@ def main(
             nonmembers=place / "strangers",
         )
         carry_out_run(request, track=printer.track, notice=printer.notice)
-        publish(place, name, part, learnt)
+        publish(place, name, part, learnt, seconds)
 
 
 def divided(place: Path, records: Path, part: Part) -> Splits:
@@ -103,7 +103,7 @@ def trained(place: Path, records: Path, name: str, splits: Splits) -> dict[str, 
     return found
 
 
-def publish(place: Path, name: str, part: Part, learnt: dict[str, Learnt]) -> None:
+def publish(place: Path, name: str, part: Part, learnt: dict[str, Learnt], seconds: int) -> None:
     """The results, with what is to be told of the models."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -115,7 +115,7 @@ def publish(place: Path, name: str, part: Part, learnt: dict[str, Learnt]) -> No
             if part.lonely
             else []
         ),
-        "One thread of two shared x86-64 cores, no accelerator.",
+        f"A method may take {seconds} s of the processor: one thread of two shared x86-64 cores, no accelerator.",
         "",
         "| model | records | known | loss |",
         "| --- | --- | --- | --- |",
