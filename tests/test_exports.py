@@ -57,6 +57,10 @@ def _mimic(tmp_path: Path) -> tuple[Path, list[WrittenStudy]]:
 Mimic = tuple[Path, list[WrittenStudy]]
 
 
+BROKEN_OFF = gzip.compress(b"x" * 999, mtime=0)[:20]
+"""The beginning of a packed file."""
+
+
 class TestMimic:
     @pytest.mark.parametrize("apart", [False, True])
     def test_an_export_is_read_as_it_was_written(self, tmp_path: Path, apart: bool) -> None:
@@ -177,7 +181,9 @@ class TestMimic:
         assert image.path.with_suffix(".dcm") not in shown
         assert not counts
 
-    @pytest.mark.parametrize("damage", [b"", b"a,b\n1,2\n", b"\x1f\x8bdamaged", gzip.compress(b"x" * 999)[:20]])
+    @pytest.mark.parametrize(
+        "damage", [b"", b"a,b\n1,2\n", b"\x1f\x8bdamaged", gzip.compress(b"x" * 999, mtime=0)[:20]]
+    )
     def test_a_table_that_cannot_be_read_is_an_error_that_names_it(self, mimic: Mimic, damage: bytes) -> None:
         folder, _ = mimic
         (folder / "mimic-cxr-2.0.0-metadata.csv.gz").write_bytes(damage)
