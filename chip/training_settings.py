@@ -158,6 +158,12 @@ def one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:
         raise UsageError(f"{flag} {value!r} is none of {', '.join(choices)}")
 
 
+def at_least(flag: str, value: int, least: int) -> None:
+    """Raise UsageError where a number is too small."""
+    if value < least:
+        raise UsageError(f"{flag} {value}: give {least} or more")
+
+
 def require(holds: bool, rule: str, value: float) -> None:
     """Raise UsageError, with the rule and the value, where the rule does not hold."""
     if not holds:

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from chip.cli.options import BatchSize, Data, Device, Dtype, Forget, Json, Lexicon, Seed, VerifyRecords, quiet_libraries
+from chip.cli.options import (
+    AllowRemoteJudge,
+    BatchSize,
+    Data,
+    Device,
+    Dtype,
+    Forget,
+    Json,
+    JudgeEndpoint,
+    JudgeModel,
+    Lexicon,
+    Seed,
+    VerifyRecords,
+    quiet_libraries,
+)
 
 
 def audit(
@@ -55,21 +69,9 @@ def audit(
             help="Data directory of further records that shall stay known.", envvar="CHIP_UTILITY", show_default=False
         ),
     ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            help="OpenAI-compatible endpoint on this machine that marks factuality; it is shown the records. None by "
-            "default.",
-            envvar="CHIP_JUDGE",
-            show_default=False,
-        ),
-    ] = None,
-    judge_model: Annotated[
-        str, typer.Option(help="What the judge's endpoint shall use.", envvar="CHIP_JUDGE_MODEL")
-    ] = "default",
-    allow_remote_judge: Annotated[
-        bool, typer.Option("--allow-remote-judge", help="Let records go to a judge on another machine.")
-    ] = False,
+    judge: JudgeEndpoint = None,
+    judge_model: JudgeModel = "default",
+    allow_remote_judge: AllowRemoteJudge = False,
     lm_eval: Annotated[
         list[str] | None,
         typer.Option(help="Task of the Language Model Evaluation Harness; may be repeated.", show_default=False),

@@ -117,6 +117,20 @@ Lexicon = Annotated[
     Path | None,
     typer.Option(help="Lexicon of concepts (JSON); chip's own by default.", envvar="CHIP_LEXICON", show_default=False),
 ]
+JudgeEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        help="OpenAI-compatible endpoint on this machine that marks factuality; it is shown the records. None by "
+        "default.",
+        envvar="CHIP_JUDGE",
+        show_default=False,
+    ),
+]
+JudgeModel = Annotated[str, typer.Option(help="What the judge's endpoint shall use.", envvar="CHIP_JUDGE_MODEL")]
+AllowRemoteJudge = Annotated[
+    bool, typer.Option("--allow-remote-judge", help="Let records go to a judge on another machine.")
+]
 
 
 def quiet_libraries() -> None:

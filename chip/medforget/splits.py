@@ -17,6 +17,7 @@ from chip.files import write_private
 from chip.hierarchy import Hierarchy, NodePath
 from chip.medforget.selection import in_drawn_order
 from chip.records.digests import image_digest
+from chip.training_settings import at_least
 
 FORMAT = "chip-medforget-splits-1"
 FEWEST_SIBLINGS = 2
@@ -74,8 +75,7 @@ class Sizes:
 
 def read_sizes(text: str, *, disjoint: bool = False, siblings: int = FEWEST_SIBLINGS) -> Sizes:
     """Sizes from `1,4,0.1`: whole numbers are counts, numbers with a point are shares below 1. Raises UsageError."""
-    if siblings < 0:
-        raise UsageError(f"--min-siblings {siblings}: give 0 or more")
+    at_least("--min-siblings", siblings, 0)
     sizes: list[int | Fraction] = []
     for part in text.split(","):
         try:

@@ -28,6 +28,7 @@ from chip.measure import score, wholes
 from chip.progress import Track, silent
 from chip.records import read_records
 from chip.records.digests import asked_digest
+from chip.training_settings import at_least
 from chip.version import VERSION
 from chip.workflow.asking import Row, rows
 from chip.workflow.audited_models import AuditedModels, open_models
@@ -202,8 +203,7 @@ def _refuse_numbers(request: AuditRequest) -> None:
         ("--batch-size", request.batch_size, 1),
         ("--seed", request.seed, 0),
     ):
-        if value < least:
-            raise UsageError(f"{flag} {value}: give {least} or more")
+        at_least(flag, value, least)
 
 
 def _refuse_output(out: Path, force: bool) -> None:

@@ -8,7 +8,19 @@ import typer
 
 from chip.cli.edit import edit
 from chip.cli.medforget.options import Levels, Splits
-from chip.cli.options import BatchSize, Device, Dtype, Json, ModelArgument, Seed, VerifyRecords, quiet_libraries
+from chip.cli.options import (
+    AllowRemoteJudge,
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    JudgeEndpoint,
+    JudgeModel,
+    ModelArgument,
+    Seed,
+    VerifyRecords,
+    quiet_libraries,
+)
 
 if TYPE_CHECKING:
     from chip.medforget.contest import Method
@@ -46,20 +58,9 @@ def run(
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick/--thorough", help="Attacks with fewer tries each.")] = True,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            help="OpenAI-compatible endpoint on this machine that marks factuality; it is shown the records.",
-            envvar="CHIP_JUDGE",
-            show_default=False,
-        ),
-    ] = None,
-    judge_model: Annotated[
-        str, typer.Option(help="What the judge's endpoint shall use.", envvar="CHIP_JUDGE_MODEL")
-    ] = "default",
-    allow_remote_judge: Annotated[
-        bool, typer.Option("--allow-remote-judge", help="Let records go to a judge on another machine.")
-    ] = False,
+    judge: JudgeEndpoint = None,
+    judge_model: JudgeModel = "default",
+    allow_remote_judge: AllowRemoteJudge = False,
     nonmembers: Annotated[
         Path | None,
         typer.Option(

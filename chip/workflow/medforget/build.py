@@ -17,6 +17,7 @@ from chip.medforget.splits import Sizes, Splits, divide, write_splits
 from chip.progress import Track, silent
 from chip.records import read_records
 from chip.records.parquet import ONLY, ForgetSet, library, write_parquet
+from chip.training_settings import at_least
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ def _refuse_settings(settings: BuildSettings) -> None:
         ("--options", settings.options, 3),
         ("--seed", settings.seed, 0),
     ):
-        if value < least:
-            raise UsageError(f"{flag} {value}: give {least} or more")
+        at_least(flag, value, least)
     if settings.most < settings.fewest:
         raise UsageError(f"--max-studies {settings.most} is below --min-studies {settings.fewest}")
     if settings.options > 8:

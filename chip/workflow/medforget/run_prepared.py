@@ -21,6 +21,7 @@ from chip.models.loading import resolve_model
 from chip.progress import Track
 from chip.records import read_records
 from chip.records.digests import asked_digest
+from chip.training_settings import at_least
 from chip.version import VERSION
 
 Notice = Callable[[str], None]
@@ -168,8 +169,7 @@ def _refuse(request: RunRequest) -> None:
         ("--batch-size", request.batch_size, 1),
         ("--seed", request.seed, 0),
     ):
-        if value < least:
-            raise UsageError(f"{flag} {value}: give {least} or more")
+        at_least(flag, value, least)
     if unknown := [name for name in request.attacks if name not in ATTACKS]:
         raise UsageError(f"--attacks {unknown[0]!r} is none of {', '.join(ATTACKS)} or none")
     if request.out.is_file():

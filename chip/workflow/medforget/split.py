@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chip.errors import ChipError, UsageError
+from chip.errors import ChipError
 from chip.files import refuse_foreign, refuse_unwritable
 from chip.medforget.layout import SPLITS
 from chip.medforget.splits import Sizes, Splits, divide, write_splits
 from chip.records import read_records
+from chip.training_settings import at_least
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class SplitRequest:
 
 def carry_out_split(request: SplitRequest) -> tuple[Splits, Path]:
     """Write forget sets. Raises ChipError where no level has a node that could be one."""
-    if request.seed < 0:
-        raise UsageError(f"--seed {request.seed}: give 0 or more")
+    at_least("--seed", request.seed, 0)
     out = request.out or request.data / SPLITS
     refuse_unwritable(out)
     refuse_foreign(out)
