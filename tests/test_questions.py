@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from chip.duolearn.lexicon import read_lexicon
 from chip.medforget.charts import Chart
-from chip.medforget.questions import BLANK, Question, placed, questions
-from chip.medforget.scores import CLASSIFICATION, CLOZE, task_of
+from chip.medforget.questions import BLANK, CLASSIFICATION, CLOZE, Question, placed, questions
+from chip.medforget.scores import task_of
 from chip.medforget.spellings import SECTIONS
 from chip.medforget.terms import sentences_of, terms_of
 from chip.medforget.wording import wordings

@@ -60,15 +60,13 @@ class Examination:
         self._attacks = tuple(ATTACKS[name] for name in how.attacks)
         self._marks: dict[str, dict[tuple[str, int], float]] = {}
 
-    def report(self, edited: Path | None) -> dict[str, Any]:
-        """What `chip audit` writes to report.json, with `scores` and `gaps` by role; of the model before alone, which
-        then stands for the edited one, where `edited` is None."""
-        versions = {"base": self._before}
-        versions["edited"] = self._before if edited is None else self._examined("edited", edited)
+    def report(self, edited: Path) -> dict[str, Any]:
+        """What `chip audit` writes to report.json, with `scores` and `score_gaps` by role."""
+        versions = {"base": self._before, "edited": self._examined("edited", edited)}
         if self._gold is not None:
             versions["gold"] = self._gold
         judged = {role: self._marked(role, one) for role, one in versions.items()} if self._how.judge else {}
-        changed = () if edited is None else changes(self._base, Checkpoint(edited), silent)
+        changed = changes(self._base, Checkpoint(edited), silent)
         audit = Audit(
             self.exam, self._attacks, versions, methods={}, changes=changed, factuality=judged, harness={},
             seed=self._how.seed,

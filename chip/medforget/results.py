@@ -13,7 +13,8 @@ from chip.medforget.contest import Contest
 from chip.medforget.examination import METRICS, Outcome, match_of
 from chip.medforget.figure import figure
 from chip.medforget.layout import PAGE, PICTURE, VALUES
-from chip.medforget.scores import CLASSIFICATION, CLOZE, FORGET, GENERATION, REPHRASED, RETAIN
+from chip.medforget.questions import CLASSIFICATION, CLOZE, GENERATION
+from chip.medforget.scores import FORGET, REPHRASED, RETAIN
 from chip.version import VERSION
 
 FORMAT = "chip-medforget-results-1"

@@ -11,11 +11,11 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from chip.audit.exam import UTILITY, Exam, Sitting
+from chip.medforget.questions import BLANK, CLASSIFICATION, CLOZE, GENERATION
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-GENERATION, CLASSIFICATION, CLOZE = "generation", "classification", "cloze"
 FORGET, REPHRASED, RETAIN = "forget", "rephrased", "retain"
 
 Marks = Mapping[tuple[str, int], float]
@@ -32,7 +32,7 @@ class _Scored(NamedTuple):
 
 def task_of(question: str) -> str:
     """The task of a question, by the form that the authors' code goes by."""
-    if "[blank]" in question:
+    if BLANK in question:
         return CLOZE
     return CLASSIFICATION if all(letter in question for letter in ("A)", "B)", "C)")) else GENERATION
 

@@ -8,6 +8,7 @@ from chip.duolearn.lexicon import read_lexicon
 from chip.edit.staging import StagedDirectory
 from chip.errors import ChipError, UsageError
 from chip.files import explained, refuse_unwritable
+from chip.hierarchy import Hierarchy
 from chip.medforget.building import Built, build
 from chip.medforget.charting import BuildSettings
 from chip.medforget.export import Problems
@@ -59,10 +60,11 @@ def carry_out_build(request: BuildRequest, *, track: Track = silent) -> BuildRes
     export = open_export(request.export, problems)
     with StagedDirectory(request.out, force=request.force) as staged, explained(request.out):
         built = build(export, staged.directory, request.settings, lexicon, problems, track)
-        splits = divide(read_records(staged.directory), request.sizes, request.settings.seed)
+        hierarchy = read_records(staged.directory)
+        splits = divide(hierarchy, request.sizes, request.settings.seed)
         write_splits(staged.directory / SPLITS, splits)
         if request.parquet:
-            _write_parquet(staged.directory, splits)
+            _write_parquet(staged.directory, hierarchy, splits)
         staged.sync()
         staged.commit(private=True)
     return BuildResult(built, splits, problems.as_json(), request.out)
@@ -97,10 +99,10 @@ def _refuse_output(out: Path, force: bool) -> None:
             raise ChipError(f"--out {out} holds a benchmark; name another directory, or replace it with --force")
 
 
-def _write_parquet(directory: Path, splits: Splits) -> None:
+def _write_parquet(directory: Path, hierarchy: Hierarchy, splits: Splits) -> None:
     sets = [
         ForgetSet(level, ONLY if len(found) == 1 else one.name, one.forget)
         for level, found in splits.levels.items()
         for one in found
     ]
-    write_parquet(directory, read_records(directory), sets, read_records(directory, TRAINING))
+    write_parquet(directory, hierarchy, sets, read_records(directory, TRAINING))
