@@ -11,26 +11,25 @@ from chip.models.sites import StoredSite
 
 
 @contextmanager
-def applied(model: nn.Module, stored: Mapping[str, StoredSite], edit: Edit) -> Iterator[None]:
-    """The model's live weights and biases with an edit on them; bit for bit as before on the way out.
+def applied(model: nn.Module, edit: Edit) -> Iterator[None]:
+    """The model's live weights and biases with an edit on them; bit for bit as before on the way out."""
+    kept = {change.parameter: _live(model, change).clone() for change in edit.changes}
+    try:
+        apply_live(model, edit)
+        yield
+    finally:
+        for name, tensor in kept.items():
+            model.get_parameter(name).detach().copy_(tensor)
+
+
+def apply_live(model: nn.Module, edit: Edit) -> None:
+    """Put an edit on the model's live weights and biases, which are named as in the module tree and turned as stored.
 
     Computed in float32 on the model's device and rounded once to its dtype, as close to the checkpoint that would be
     written as that allows (the writer computes in float64).
     """
-    live = live_tensors(model, stored)
-    changed = {
-        # What is trained as it is may be any parameter of the model, which is stored as it is loaded.
-        change.tensor: live[change.tensor] if change.tensor in live else model.get_parameter(change.parameter).detach()
-        for change in edit.changes
-    }
-    kept = {name: tensor.clone() for name, tensor in changed.items()}
-    try:
-        for change in edit.changes:
-            _add(changed[change.tensor], change)
-        yield
-    finally:
-        for name, tensor in changed.items():
-            tensor.copy_(kept[name])
+    for change in edit.changes:
+        _add(_live(model, change), change)
 
 
 def live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str, Tensor]:
@@ -45,9 +44,13 @@ def live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str
     return found
 
 
+def _live(model: nn.Module, change: Change) -> Tensor:
+    return model.get_parameter(change.parameter).detach()
+
+
 def _add(tensor: Tensor, change: Change) -> None:
-    left = torch.from_numpy(change.left).to(tensor.device)
-    delta = left if change.right is None else left @ torch.from_numpy(change.right).to(tensor.device)
+    left = torch.tensor(change.left).to(tensor.device)
+    delta = left if change.right is None else left @ torch.tensor(change.right).to(tensor.device)
     matrix = tensor if tensor.dim() == 2 else tensor.view(len(tensor), -1)
-    rows = slice(None) if change.rows is None else torch.from_numpy(change.rows).to(tensor.device)
+    rows = slice(None) if change.rows is None else torch.tensor(change.rows).to(tensor.device)
     matrix[rows] = (matrix[rows].float() + delta).to(tensor.dtype)
