@@ -59,9 +59,11 @@ def edit(
     model: directory of a checkpoint, of which an edited one is written to `out` (`MODEL-forgotten` by default); or a
     loaded model with its `processor`, which stays as it is unless `in_place`: `Edit.apply` changes it. data: directory
     of records, or a list of them with the names of their `levels`. forget: names or paths of nodes. statistics: those
-    to use, or the file to keep them in. Further keywords are settings, those of `EditSettings` such as `method` or
-    `strength`, and the flags of `chip edit` such as `tuning`, `dry_run` or `verify`. Where the first edit misses its
-    goals, settings that were not given are searched; `settings` gives them all at once, so that nothing is.
+    to use, or the file to keep them in (of a loaded model, `Statistics.collect` keeps them).
+
+    Further keywords are settings, those of `EditSettings` such as `method` or `strength`, and the flags of `chip edit`
+    such as `tuning`, `dry_run` or `verify`. Where the first edit misses its goals, settings that were not given are
+    searched; `settings` gives them all at once, so that nothing is.
 
     Raises ChipError for bad input, with nothing written.
     """

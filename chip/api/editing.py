@@ -20,7 +20,7 @@ from chip.edit import Edit as Change
 from chip.edit import load_edits, save_edits
 from chip.errors import ChipError, UsageError
 from chip.settings import EditSettings
-from chip.solve.live import applied, apply_live
+from chip.solve.live import apply_live, restored
 from chip.workflow import EditRequest, EditResult, carry_out, prepare_edit
 from chip.workflow.apply import ApplyRequest, carry_out_apply, prepare_apply
 from chip.workflow.asking import Row
@@ -115,8 +115,9 @@ class Edit:
             export_adapter(file, Path(directory), base=None if base is None else Path(base))
 
     def apply(self, model: PreTrainedModel) -> None:
-        """Change a loaded model for good. Raises ChipError, with the model as it was, where its weights are not bit for
-        bit those that the edit was solved on: `write` changes checkpoints, and derives edits for other weights."""
+        """Change a loaded model for good, bit for bit as its checkpoint is changed. Raises ChipError, with the model as
+        it was, where its weights are not bit for bit those that the edit was solved on: `write` changes checkpoints,
+        and derives edits for other weights."""
         self._refuse_unlike(model)
         for change in self.changes:
             apply_live(model, change)
@@ -125,10 +126,8 @@ class Edit:
     def applied(self, model: PreTrainedModel) -> Iterator[None]:
         """A loaded model with this edit on it for a while; bit for bit as before on the way out. Raises ChipError as
         `apply` does."""
-        if len(self.changes) != 1:
-            raise UsageError(f"this file holds {len(self.changes)} edits; apply them for good, in their order")
-        self._refuse_unlike(model)
-        with applied(model, self.changes[0]):
+        with restored(model, self.changes):
+            self.apply(model)
             yield
 
     def _refuse_unlike(self, model: PreTrainedModel) -> None:
@@ -136,7 +135,7 @@ class Edit:
         leaves."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
         now: dict[str, str] = {}
-        for edit, change in ((edit, change) for edit in self.changes for change in edit.changes):
+        for edit, change in [(one, change) for one in self.changes for change in one.changes]:
             name = change.parameter
             if name not in parameters:
                 raise ChipError(f"the model has no parameter {name}, which the edit changes")
@@ -166,24 +165,23 @@ def edit(
     """Forget nodes; see `chip.edit`."""
     if isinstance(forget, str):
         raise UsageError(f"forget is a list of nodes: give [{forget!r}]")
+    if isinstance(model, PreTrainedModel):
+        _refuse_about_checkpoints(out, options)
     with given_model(model, processor) as where, given_records(data, levels) as records, kept_at(statistics) as kept:
-        live = where.loaded
-        if live is not None:
-            _refuse_about_checkpoints(out, options)
         request = _request(where.directory, records.directory, forget, settings, {**options})
         request = replace(request, out=None if out is None else Path(out), statistics=kept)
-        if live is None:
-            result = carry_out(prepare_edit(request, records=records.hierarchy))
-        else:
-            prepared = prepare_edit(
-                replace(request, dry_run=True, in_place=False), model=live, records=records.hierarchy
-            )
-            result = carry_out_in_memory(prepared)
-        assert result.change is not None
-        made = Edit((result.change,), result)
-        if live is not None and request.in_place:
-            made.apply(live.model)
+        if where.loaded is None:
+            return _made(carry_out(prepare_edit(request, records=records.hierarchy)))
+        dry = replace(request, dry_run=True, in_place=False)
+        made = _made(carry_out_in_memory(prepare_edit(dry, model=where.loaded, records=records.hierarchy)))
+        if request.in_place:
+            made.apply(where.loaded.model)
         return made
+
+
+def _made(result: EditResult) -> Edit:
+    assert result.change is not None
+    return Edit((result.change,), result)
 
 
 def _request(
@@ -205,8 +203,8 @@ def _refuse_about_checkpoints(out: object, options: EditOptions) -> None:
     named = [name for name in _OF_CHECKPOINTS if name in options] + ["out"] * (out is not None)
     if named:
         raise UsageError(
-            f"{named[0]} is about a checkpoint, and the model is a loaded one; Edit.save keeps the edit, Edit.apply and "
-            "the model's own save_pretrained keep the model"
+            f"{named[0]} is about a checkpoint, and the model is a loaded one; Edit.save keeps the edit, Edit.apply "
+            "changes the model, and its own save_pretrained keeps that"
         )
 
 

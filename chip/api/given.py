@@ -65,9 +65,7 @@ def given_model(model: AnyModel, processor: Any) -> Iterator[GivenModel]:
 def _refuse_other(model: object) -> None:
     if not isinstance(model, PreTrainedModel | str | PathLike):
         kind = type(model).__name__
-        raise UsageError(
-            f"a model is a directory or a PreTrainedModel, not {kind}; merge an adapter into its base first"
-        )
+        raise UsageError(f"a model is a directory or a PreTrainedModel, not {kind}; merge an adapter first")
 
 
 @contextmanager

@@ -1,21 +1,35 @@
 """An edit tried on the model in memory: what the checkpoint would hold, for as long as it is asked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from chip.edit import Change, Edit
+from chip.errors import ChipError
 from chip.models.sites import StoredSite
+from chip.models.stored import DTYPES, is_finite, rounded
 
 
 @contextmanager
 def applied(model: nn.Module, edit: Edit) -> Iterator[None]:
-    """The model's live weights and biases with an edit on them; bit for bit as before on the way out."""
-    kept = {change.parameter: _live(model, change).clone() for change in edit.changes}
+    """The model's live weights and biases with an edit on them; bit for bit as before on the way out.
+
+    Computed in float32 on the model's device and rounded once to its dtype, as close to the checkpoint that would be
+    written as is quickly done (the writer computes in float64).
+    """
+    with restored(model, [edit]):
+        for change in edit.changes:
+            _add(_live(model, change), change)
+        yield
+
+
+@contextmanager
+def restored(model: nn.Module, edits: Sequence[Edit]) -> Iterator[None]:
+    """What these edits change is as before on the way out, bit for bit."""
+    kept = {change.parameter: _live(model, change).clone() for edit in edits for change in edit.changes}
     try:
-        apply_live(model, edit)
         yield
     finally:
         for name, tensor in kept.items():
@@ -23,13 +37,11 @@ def applied(model: nn.Module, edit: Edit) -> Iterator[None]:
 
 
 def apply_live(model: nn.Module, edit: Edit) -> None:
-    """Put an edit on the model's live weights and biases, which are named as in the module tree and turned as stored.
-
-    Computed in float32 on the model's device and rounded once to its dtype, as close to the checkpoint that would be
-    written as that allows (the writer computes in float64).
-    """
-    for change in edit.changes:
-        _add(_live(model, change), change)
+    """Change a model's live parameters bit for bit as the writer changes their checkpoint: in 64 bits, rounded once to
+    their own dtype. Raises ChipError, with nothing changed, where a value is too large for that."""
+    made = [(_live(model, change), _rounded(_live(model, change), change)) for change in edit.changes]
+    for live, values in made:
+        live.copy_(values)
 
 
 def live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str, Tensor]:
@@ -46,6 +58,18 @@ def live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str
 
 def _live(model: nn.Module, change: Change) -> Tensor:
     return model.get_parameter(change.parameter).detach()
+
+
+def _rounded(live: Tensor, change: Change) -> Tensor:
+    """What a live tensor becomes, on the CPU."""
+    held = live.to("cpu").contiguous()
+    bits = held.view(torch.int16) if held.dtype == torch.bfloat16 else held
+    values = bits.numpy().view(DTYPES["BF16"]) if held.dtype == torch.bfloat16 else bits.numpy()
+    change.refuse_misfit(values.shape)
+    made = rounded(change.added(values.reshape(len(values), -1)), values.dtype)
+    if not is_finite(made):
+        raise ChipError(f"{change.parameter} would hold values that its dtype cannot; nothing was changed")
+    return torch.from_numpy(made.view(bits.numpy().dtype)).view(held.dtype).view(live.shape)
 
 
 def _add(tensor: Tensor, change: Change) -> None:
