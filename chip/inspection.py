@@ -1,4 +1,4 @@
-"""What chip sees in a model and in a data directory, without loading a weight."""
+"""What chip sees in a model and in a data directory: headers, configs and records, no weight. Imports no torch."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -7,32 +7,36 @@ from typing import Any
 
 from chip.hierarchy import NodePath
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import load_skeleton, resolve_model
-from chip.models.naming import find_stored
-from chip.models.sites import Role, layer_count
+from chip.models.families import Role
+from chip.models.folders import resolve_model
+from chip.models.listing import list_sites
 from chip.records import read_records
 
 
 @dataclass(frozen=True)
 class SeenSite:
-    """One site: its module name, its role, its weight's shape and dtype, and where that is stored."""
+    """One site: its role, its language layer's or its tower layer's number (-1 for the projector), and the tensor of
+    its weight: stored name, shape, dtype and file."""
 
-    name: str
     role: Role
+    layer: int
+    stored: str
     shape: tuple[int, ...]
     dtype: str
-    stored: str
     file: str
 
 
 @dataclass(frozen=True)
 class SeenModel:
-    """A model's family (`known` where it is in the table), its number of language layers and its sites."""
+    """A model's family (`known` where it is in the table), its number of language layers, what its tensors take in
+    bytes and in how many files, and its sites."""
 
     directory: Path
     family: str
     known: bool
     layers: int
+    bytes: int
+    files: int
     sites: tuple[SeenSite, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -56,15 +60,14 @@ class SeenNode:
 def inspect_model(model: str) -> SeenModel:
     """Family and sites of a model, from its config and the headers of its files."""
     checkpoint = Checkpoint(resolve_model(model))
-    skeleton, family, sites = load_skeleton(checkpoint)
-    seen = []
-    for site in sites:
-        shape = tuple(skeleton.get_parameter(site.parameter).shape)
-        stored = find_stored(checkpoint, site.parameter, shape)
-        seen.append(
-            SeenSite(site.name, site.role, stored.shape, stored.dtype, stored.name, stored.tensors[0].file.name)
-        )
-    return SeenModel(checkpoint.directory, family.name, family.known, layer_count(sites), tuple(seen))
+    listing = list_sites(checkpoint)
+    sites = tuple(
+        SeenSite(one.role, one.layer, one.tensor.name, one.tensor.shape, one.tensor.dtype, one.tensor.file.name)
+        for one in listing.sites
+    )
+    layers = 1 + max(one.layer for one in sites if one.role == "language")
+    size = sum(tensor.stop - tensor.start for tensor in checkpoint.tensors.values())
+    return SeenModel(checkpoint.directory, listing.family, listing.known, layers, size, len(checkpoint.files), sites)
 
 
 def inspect_data(directory: Path) -> tuple[SeenNode, ...]:

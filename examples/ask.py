@@ -22,7 +22,8 @@ def ask(before: str, after: str, data: Annotated[Path, typer.Option()], node: An
     quiet_libraries()
     from chip.measure import measure_answers
     from chip.models.checkpoint import Checkpoint
-    from chip.models.loading import load_model, resolve_model
+    from chip.models.folders import resolve_model
+    from chip.models.loading import load_model
 
     hierarchy = read_records(data)
     path = hierarchy.resolve(node)

@@ -25,6 +25,7 @@ from chip.measure import measure_answers
 from chip.models import loading
 from chip.models.checkpoint import Checkpoint
 from chip.models.families import find_family
+from chip.models.listing import list_sites
 from chip.models.loading import LoadedModel, load_model
 from chip.models.sites import Site, find_sites, stored_sites
 from chip.records import read_records
@@ -85,6 +86,14 @@ class TestSites:
         layers = {site.layer for site in loaded.sites if site.role == "language"}
         assert {site.layer for site in loaded.sites if site.role == "attention"} == layers
         assert {site.layer for site in loaded.sites if site.role == "language" and site.last} == layers
+
+    def test_headers_alone_tell_the_same(self, loaded: LoadedModel) -> None:
+        """`chip inspect` builds no module tree; what it lists is what an edit finds in that."""
+        opened = Checkpoint(loaded.model.name_or_path)
+        listing, found = list_sites(opened), stored_sites(loaded.model, opened, loaded.sites)
+        listed = {(one.role, one.layer, one.tensor.name) for one in listing.sites}
+        assert listed == {(one.site.role, one.site.layer, one.weight.name) for one in found.values()}
+        assert (listing.family, listing.known) == (loaded.family.name, loaded.family.known)
 
     def test_they_are_linear_and_stand_in_forward_order(self, loaded: LoadedModel, data: Path) -> None:
         """At every site what leaves is W times what enters, and bias; and sites are passed in their order."""

@@ -21,6 +21,7 @@ from chip.errors import ChipError
 from chip.inspection import inspect_model
 from chip.models.checkpoint import Checkpoint
 from chip.models.families import find_family
+from chip.models.listing import list_sites
 from chip.models.loading import LoadedModel, load_model
 from chip.models.prompts import Prompts
 from chip.models.sites import choose_layers, find_sites, stored_sites
@@ -84,8 +85,8 @@ class TestSites:
         seen = inspect_model(str(tiny_models.text_model(tmp_path / "model", family)))
         assert seen.known == (family in TEXT_FAMILIES)
         assert seen.layers == 3
-        assert [site.name for site in seen.sites] == [
-            f"model.layers.{layer}.{linear}"
+        assert [site.stored for site in seen.sites] == [
+            f"model.layers.{layer}.{linear}.weight"
             for layer in range(3)
             for linear in ("self_attn.o_proj", *(f"mlp.{one}" for one in MLP))
         ]
@@ -122,6 +123,7 @@ class TestStoredNames:
         names = {one.weight.name for one in stored.values()}
         assert {rename("visual.merger.mlp.0.weight"), rename("model.layers.1.mlp.up_proj.weight")} <= names
         assert len(names) == len(loaded.sites)
+        assert {one.tensor.name for one in list_sites(Checkpoint(directory)).sites} == names
 
     @pytest.mark.parametrize("rename", [str, module_names], ids=["published", "today's"])
     @pytest.mark.parametrize("text_family", ["qwen2", "llama", "mistral"])
@@ -134,6 +136,8 @@ class TestStoredNames:
         stored = stored_sites(loaded.model, Checkpoint(directory), loaded.sites)
         first = stored["model.language_model.layers.0.mlp.down_proj"]
         assert first.weight.name == rename("language_model.model.layers.0.mlp.down_proj.weight")
+        listed = {one.tensor.name for one in list_sites(Checkpoint(directory)).sites}
+        assert listed == {one.weight.name for one in stored.values()}
         projector = stored["model.multi_modal_projector.linear_2"]
         assert projector.bias is not None
         assert projector.bias.name == rename("multi_modal_projector.linear_2.bias")

@@ -21,7 +21,8 @@ from chip.audit.formulas import (
 from chip.hierarchy import Hierarchy, Split
 from chip.measure import Answers, Group
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import LoadedModel, load_model, resolve_model
+from chip.models.folders import resolve_model
+from chip.models.loading import LoadedModel, load_model
 from chip.progress import Track, silent
 
 

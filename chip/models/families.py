@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from chip.errors import ChipError
 
 _MLP_LINEAR = re.compile(r"^(?P<layers>.+)\.(?P<layer>\d+)\.(?P<linear>mlp\.(?:gate|up|down)_proj)$")
-_VISION = {"visual", "vision_tower", "vision_model", "vision_encoder", "vision"}
+Role = Literal["language", "projector", "vision", "attention"]
+VISION = {"visual", "vision_tower", "vision_model", "vision_encoder", "vision"}
 _ORDER = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 _ATTENTION = "self_attn.o_proj"
 _EXPERTS = {"experts", "block_sparse_moe", "moe"}
@@ -97,14 +98,14 @@ def find_family(config: Any, modules: Iterable[str]) -> Family:
 
     Raises ChipError for a mixture of experts, and where nothing in the model is named like an MLP linear.
     """
-    names, table = set(modules), _table()
-    _refuse_experts(config.model_type, names)
+    names, table = set(modules), family_table()
+    refuse_experts(config.model_type, names)
     if config.model_type in table["text_families"]:
         stem = table["text_families"][config.model_type]
         return Family(config.model_type, **_language(config.model_type, stem, names), shares_prefix=True)
     if config.model_type in table["vision_families"]:
         return _vision_family(config, table["vision_families"][config.model_type], names)
-    return Family(config.model_type, **_by_name(config.model_type, names), known=False)
+    return Family(config.model_type, **language_by_name(config.model_type, names), known=False)
 
 
 def image_token_id(config: Any) -> int | None:
@@ -114,12 +115,12 @@ def image_token_id(config: Any) -> int | None:
 
 
 @cache
-def _table() -> Mapping[str, Any]:
+def family_table() -> Mapping[str, Any]:
     table: Mapping[str, Any] = json.loads(files("chip.models").joinpath("families.json").read_text(encoding="utf-8"))
     return table
 
 
-def _refuse_experts(model_type: str, names: Collection[str]) -> None:
+def refuse_experts(model_type: str, names: Collection[str]) -> None:
     """A token passes through some of the experts only: an edit of what all tokens pass would be half an edit."""
     for name in sorted(names):
         if not _EXPERTS.isdisjoint(name.split(".")):
@@ -134,7 +135,7 @@ def _vision_family(config: Any, entry: Mapping[str, Any], names: Collection[str]
         projector=tuple(linear for one in entry["projector"] for linear in _linears(one, config.vision_config)),
         tower=_tower(config.vision_config.model_type, entry),
         shares_prefix=entry.get("shares_prefix", True)
-        and _entry("languages", config.text_config.model_type) is not None,
+        and find_entry("languages", config.text_config.model_type) is not None,
         inputs=Inputs(
             next(iter(rows.items())) if rows else None,
             tuple(entry.get("per_token", ())),
@@ -146,9 +147,9 @@ def _vision_family(config: Any, entry: Mapping[str, Any], names: Collection[str]
 
 def _language(model_type: str, stem: str, names: Collection[str]) -> dict[str, Any]:
     """Layer list, MLP linears and attention output of a language model that stands at `stem`."""
-    entry = _entry("languages", model_type)
+    entry = find_entry("languages", model_type)
     if entry is None:
-        return _by_name(model_type, [name for name in names if name.startswith(f"{stem}.")])
+        return language_by_name(model_type, [name for name in names if name.startswith(f"{stem}.")])
     return {
         "layers": f"{stem}.{entry['layers']}",
         "mlp": tuple(entry["mlp"]),
@@ -159,18 +160,18 @@ def _language(model_type: str, stem: str, names: Collection[str]) -> dict[str, A
 
 
 def _tower(model_type: str, family: Mapping[str, Any]) -> Tower | None:
-    entry, stem = _entry("towers", model_type), family["tower"]
+    entry, stem = find_entry("towers", model_type), family["tower"]
     if entry is None:
         return None
     lists = tuple(f"{stem}.{layers}" for layers in entry["layers"])
     return Tower(stem, lists, tuple(entry["mlp"]), entry.get("leading", 0), family.get("tile_mask", ""))
 
 
-def _entry(table: str, model_type: str) -> Mapping[str, Any] | None:
+def find_entry(table: str, model_type: str) -> Mapping[str, Any] | None:
     """An entry, or the one that it says it is the same as."""
-    entries: Mapping[str, Any] = _table()[table]
+    entries: Mapping[str, Any] = family_table()[table]
     entry: str | Mapping[str, Any] | None = entries.get(model_type)
-    return _entry(table, entry) if isinstance(entry, str) else entry
+    return find_entry(table, entry) if isinstance(entry, str) else entry
 
 
 def _linears(entry: str | Mapping[str, Any], vision_config: Any) -> list[Linear]:
@@ -187,9 +188,10 @@ def _linears(entry: str | Mapping[str, Any], vision_config: Any) -> list[Linear]
     ]
 
 
-def _by_name(model_type: str, names: Collection[str]) -> dict[str, Any]:
+def language_by_name(model_type: str, names: Collection[str]) -> dict[str, Any]:
+    """Layer list, MLP linears and attention output of a language model that is found by the names of its modules."""
     matches = map(_MLP_LINEAR.match, names)
-    found = [match for match in matches if match and _VISION.isdisjoint(match["layers"].split("."))]
+    found = [match for match in matches if match and VISION.isdisjoint(match["layers"].split("."))]
     stems = {match["layers"] for match in found if match["linear"] == _ORDER[-1]}
     if len(stems) != 1:
         several = f"several stacks of layers have an mlp.down_proj ({', '.join(sorted(stems))})"

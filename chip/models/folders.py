@@ -1,8 +1,27 @@
-"""A folder of checkpoints, such as the epochs of a training. Imports no torch."""
+"""Where checkpoints are: a directory, a folder of them such as the epochs of a training, or the local cache. Imports no
+torch."""
 
 from pathlib import Path
 
 from chip.errors import ChipError
+
+
+def resolve_model(name: str | Path) -> Path:
+    """The directory of a model: a local one, or that of a hub id which is already in the local cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).suffix == ".gguf":
+        raise ChipError(f"{name} is a file, quantised as GGUF; edit the unquantised model, then convert it again")
+    # Loaded here: the hub's client takes half a second, and nearly every model is a directory.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as problem:
+        raise ChipError(
+            f"{name} is neither a directory nor a model in the local cache; nothing is downloaded"
+        ) from problem
 
 
 def checkpoints_in(path: Path) -> list[Path]:

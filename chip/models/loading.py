@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -85,20 +84,6 @@ class LoadedModel:
             if rope.get("rope_type") in _LENGTHENING_ROPES
         ]
         return min(first, default=sys.maxsize)
-
-
-def resolve_model(name: str | Path) -> Path:
-    """The directory of a model: a local one, or that of a hub id which is already in the local cache."""
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).suffix == ".gguf":
-        raise ChipError(f"{name} is a file, quantised as GGUF; edit the unquantised model, then convert it again")
-    try:
-        return Path(snapshot_download(str(name), local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as problem:
-        raise ChipError(
-            f"{name} is neither a directory nor a model in the local cache; nothing is downloaded"
-        ) from problem
 
 
 def choose_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ and proved by its values: what is edited on disk is what was measured in memory.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,10 @@ from torch.utils.hooks import RemovableHandle
 
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
-from chip.models.families import Family, Linear, Tower
+from chip.models.families import Family, Linear, Role, Tower
 from chip.models.matrix import Matrix
 from chip.models.parameters import holders_of, prove_stored
 
-Role = Literal["language", "projector", "vision", "attention"]
 Watcher = Callable[[Tensor, Tensor], None]
 """Takes what enters a site and what leaves it: (..., d) and (..., D)."""
 

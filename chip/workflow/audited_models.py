@@ -8,7 +8,7 @@ from chip.audit.subject import Role
 from chip.audit.wording import ROLES
 from chip.errors import UsageError
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import resolve_model
+from chip.models.folders import resolve_model
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from chip.errors import ChipError, UsageError
 from chip.files import refuse_unwritable
 from chip.hierarchy import NodePath
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import load_model, resolve_model
+from chip.models.folders import resolve_model
+from chip.models.loading import load_model
 from chip.models.sites import Site, StoredSite, stored_sites
 from chip.records import read_records
 from chip.settings import CollectSettings, EditSettings, TuningSettings

@@ -15,7 +15,8 @@ from chip.errors import ChipError
 from chip.files import refuse_foreign, refuse_unwritable
 from chip.hierarchy import Hierarchy
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import LoadedModel, load_model, resolve_model
+from chip.models.folders import resolve_model
+from chip.models.loading import LoadedModel, load_model
 from chip.models.sites import Site
 from chip.progress import Track, silent
 from chip.records import read_records

@@ -113,7 +113,8 @@ def _by_tokens(concepts: Concepts, hierarchy: Hierarchy, split: Split, model: st
     # What needs torch is imported here, so that words are shown without it.
     from chip.duolearn.labels import label_tokens
     from chip.models.checkpoint import Checkpoint
-    from chip.models.loading import load_prompts, resolve_model
+    from chip.models.folders import resolve_model
+    from chip.models.loading import load_prompts
 
     prompts, shown = load_prompts(Checkpoint(resolve_model(model))), []
     for record in (hierarchy.records[position] for position in split.target):

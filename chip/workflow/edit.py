@@ -16,7 +16,8 @@ from chip.errors import UsageError
 from chip.files import refuse_unwritable
 from chip.hierarchy import Hierarchy, Split
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import LoadedModel, load_model, resolve_model
+from chip.models.folders import resolve_model
+from chip.models.loading import LoadedModel, load_model
 from chip.models.parameters import stored_parameters
 from chip.models.sites import StoredSite, stored_sites
 from chip.progress import Track, silent

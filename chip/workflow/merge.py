@@ -12,7 +12,7 @@ from chip.edit.receipt import default_receipt, described, write_receipt
 from chip.edit.writer import kept_once_committed
 from chip.files import file_digest
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import resolve_model
+from chip.models.folders import resolve_model
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from chip.measure import teacher_forced
 from chip.medforget.finetune_settings import FinetuneSettings
 from chip.medforget.finetuning import Ground, Planted, lora_layers, plant, trained_count, whole_parameters, worded
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import LoadedModel, load_model, resolve_model
+from chip.models.folders import resolve_model
+from chip.models.loading import LoadedModel, load_model
 from chip.models.parameters import stored_parameters
 from chip.models.sites import stored_sites
 from chip.progress import Track, silent

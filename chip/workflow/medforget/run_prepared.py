@@ -17,7 +17,7 @@ from chip.medforget.examination import Outcome
 from chip.medforget.layout import PAGE, PICTURE, SPLITS, VALUES
 from chip.medforget.splits import read_splits, refuse_unsound
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import resolve_model
+from chip.models.folders import resolve_model
 from chip.progress import Track
 from chip.records import read_records
 from chip.records.digests import asked_digest
