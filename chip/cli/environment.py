@@ -1,7 +1,7 @@
-"""What stands before the verb and bears on every process that it starts: kept in the environment while the verb runs."""
+"""What stands before the verb and bears on every process that it starts: in the environment while the verb runs."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def allowing(pixels: int | None, folders: Sequence[Path]) -> Iterator[None]:
         _set(before)
 
 
-def _set(values: dict[str, str | None] | dict[str, str]) -> None:
+def _set(values: Mapping[str, str | None]) -> None:
     for name, value in values.items():
         if value is None:
             os.environ.pop(name, None)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from chip.images import DAMAGED, opened
 from chip.models.batching import ROWS_OF, concatenate, image_lengths, pad
 from chip.models.families import Inputs
 from chip.models.spans import Span, common_length, find_parts, placed_tokens, spans_of
+from chip.models.templates import UNRENDERABLE, refuse_endless
 from chip.progress import Item
 
 _UNUSED = {"attention_mask", "labels"}
@@ -108,8 +108,19 @@ class Prompts:
         self.image_token_id = image_token_id if self.sees else None
 
     @property
+    def chat_template(self) -> Any:
+        """The model's own chat template, or those that it has by name; nothing where it has none."""
+        return getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+
+    @property
     def has_chat_template(self) -> bool:
-        return bool(getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None))
+        return bool(self.chat_template)
+
+    def refuse_endless_template(self) -> None:
+        """Raise ChipError where the chat template does not come to an end on a word, with an image and without."""
+        if self.has_chat_template and not self.inputs.suffix:
+            word = Record((), question="?", answer="-")
+            refuse_endless(self.chat_template, lambda: [self._texts(word, count) for count in range(1 + self.sees)])
 
     @property
     def padding(self) -> int:
@@ -122,7 +133,7 @@ class Prompts:
         """How many characters every prompt begins with, before its images and its question."""
         try:
             return common_length(*(self._texts(Record((), question=word, answer="-"), 0)[0] for word in "?!"))
-        except (TemplateError, ValueError, TypeError):
+        except UNRENDERABLE:
             # Encoding a record will say what the template refuses.
             return 0
 
@@ -173,7 +184,7 @@ class Prompts:
             raise ChipError(f"record on line {record.line} shows an image, but this model takes text only")
         try:
             prompt, full, special = self._texts(record, len(images))
-        except (TemplateError, ValueError, TypeError) as problem:
+        except UNRENDERABLE as problem:
             raise ChipError(
                 f"record on line {record.line}: the model's chat template refuses it ({_reason(problem, record)})"
             ) from problem
