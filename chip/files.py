@@ -9,9 +9,10 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from chip.errors import ChipError
 
@@ -19,6 +20,14 @@ _READ_BYTES = 1 << 20
 _HEAD_BYTES = 4096
 _MARK = re.compile(rb'"format\\?": \\?"chip-|Software\0chip-')
 """Stands near the beginning of every file that chip writes: the name of its format; of a picture, who drew it."""
+
+
+def without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `object_pairs_hook`. Raises ValueError where a name stands in it twice: two readers may take
+    different values of such a one."""
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
 
 
 def file_digest(path: Path) -> str:

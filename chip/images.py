@@ -13,10 +13,13 @@ from typing import IO
 
 from PIL import Image
 
+from chip.allowed import most_pixels
+
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
 """The formats that a data set may hold, by Pillow's name, and what their files are called."""
-MOST_PIXELS = 80_000_000
-"""The greatest image that is opened; a radiograph has at most some 25 million pixels."""
+LONGEST_SIDES = 200
+"""How many times as long as the other a side may be: a processor that scales the shorter side up to what the model sees
+makes a line of 80 million pixels of one of a few thousand."""
 DAMAGED = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, struct.error, zlib.error),
     Image.DecompressionBombError,
@@ -26,13 +29,19 @@ DAMAGED = (
 
 @contextmanager
 def opened(file: Path | IO[bytes], formats: Collection[str] = tuple(SUFFIXES)) -> Iterator[Image.Image]:
-    """An image file of one of the formats, not decoded yet. Raises one of DAMAGED where it is none, or has more than
-    MOST_PIXELS."""
+    """An image file of one of the formats, not decoded yet. Raises one of DAMAGED where it is none, has more than
+    `most_pixels()`, or one side more than LONGEST_SIDES times as long as the other."""
+    most = most_pixels()
+    # Pillow's own limit never stands in the way of what was allowed.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, most)
     with warnings.catch_warnings():
-        # What Pillow would only warn of has more than MOST_PIXELS.
+        # What Pillow would only warn of has more than that.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(file, formats=tuple(formats))
     with image:
-        if image.width * image.height > MOST_PIXELS:
-            raise Image.DecompressionBombError(f"it has more than {MOST_PIXELS:,} pixels")
+        wide, high = image.size
+        if wide * high > most:
+            raise Image.DecompressionBombError(f"it has more than {most:,} pixels; --most-pixels allows more")
+        if max(wide, high) > LONGEST_SIDES * min(wide, high):
+            raise Image.DecompressionBombError(f"one side is more than {LONGEST_SIDES} times as long as the other")
         yield image

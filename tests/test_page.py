@@ -23,7 +23,7 @@ from tiny_records import write_hospital
 from chip.audit.figures import figures_of
 from chip.audit.page import render
 from chip.audit.report import schema, serialised
-from chip.audit.wording import readable
+from chip.readable import readable
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e$\\frac{a}{b}$ & \"quoted\" 'x' #010b02"
 CHROMIUM = shutil.which("chromium")

@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
+from chip.allowed import MOST_PIXELS
 from chip.errors import ChipError
-from chip.images import MOST_PIXELS
 from chip.medforget import kinds
 from chip.medforget.export import Picture, Problems
 from chip.medforget.pictures import open_picture, picture_or_none

@@ -87,7 +87,7 @@ class Judge:
             raise ChipError(
                 f"the judge at {self.endpoint} cannot be asked ({why}); serve one there, or leave --judge out"
             ) from problem
-        except (ValueError, KeyError, IndexError, TypeError) as problem:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as problem:
             raise ChipError(f"the judge at {self.endpoint} does not answer as OpenAI's interface does") from problem
 
 

@@ -44,7 +44,7 @@ class KeptAudit:
             content = json.loads(path.read_bytes())
             ours = content["format"] == FORMAT and content["identity"] == self._identity
             parts: dict[str, Any] = content["parts"]
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
             raise ChipError(f"{path} is damaged ({problem}); remove it to start afresh") from problem
         if not ours:
             notice(f"{path.name} holds the progress of another audit, which is dropped")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from chip.audit.figures import figures_of
 from chip.audit.report import serialised
-from chip.audit.wording import MEASURES, METRICS, NONMEMBERS, ROLES, SCALES, readable
+from chip.audit.wording import MEASURES, METRICS, NONMEMBERS, ROLES, SCALES
+from chip.readable import readable
 
 if TYPE_CHECKING:
     from jinja2 import Environment

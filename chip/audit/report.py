@@ -22,6 +22,7 @@ from chip.audit.verdicts import FAIL, FEW, WATCH
 from chip.edit.receipt import versions
 from chip.hierarchy import is_under
 from chip.measure import Answer
+from chip.readable import plain_json
 
 FORMAT = "chip-audit-1"
 
@@ -55,7 +56,7 @@ def compose(audit: Audit, request: Mapping[str, Any], *, show_records: bool) -> 
 
 def serialised(report: Mapping[str, Any]) -> bytes:
     """The content of report.json, the same for the same report."""
-    return (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()
+    return (plain_json(report) + "\n").encode()
 
 
 def schema() -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """What the numbers of an audit are called and mean, in a line each, on every surface that shows them."""
 
-import unicodedata
-
 ROLES = {"base": "before", "edited": "after", "gold": "retrained"}
 """The models of an audit as a reader knows them: before the edit, after it, and retrained without the target."""
 
@@ -40,21 +38,6 @@ SCALES = {
     "caution": "for whoever has more than the release, or there by chance: watch at most",
     "release": "what stands in the release for everybody to read",
 }
-
-_JOINERS = "\u200c\u200d"
-
-
-def readable(text: str) -> str:
-    """A text without what could act on a terminal or turn a line around: control characters are shown as pictures of
-    themselves, other characters that do not print as the replacement character. Line breaks and tabs stay."""
-    return "".join(one if one.isprintable() or one in "\n\t" or one in _JOINERS else _picture(one) for one in text)
-
-
-def _picture(one: str) -> str:
-    if unicodedata.category(one) == "Zs":
-        return " "
-    return chr(0x2400 + ord(one)) if ord(one) < 0x20 else "␡" if one == "\x7f" else "\ufffd"
-
 
 MEANS = {
     "rephrasing": "asking in other words",

@@ -4,6 +4,7 @@ import sys
 
 from chip.cli.app import app
 from chip.errors import ChipError, UsageError
+from chip.readable import readable
 
 _INTERRUPTED = 130
 
@@ -13,15 +14,20 @@ def main() -> None:
     try:
         _run()
     except ChipError as problem:
-        print(f"chip: {problem}", file=sys.stderr)  # noqa: T201
+        _say(str(problem))
         sys.exit(2 if isinstance(problem, UsageError) else 1)
     except OSError as problem:
         what = f"{problem.filename}: " if problem.filename else ""
-        print(f"chip: {what}{problem.strerror or problem}", file=sys.stderr)  # noqa: T201
+        _say(f"{what}{problem.strerror or problem}")
         sys.exit(1)
     except KeyboardInterrupt:
-        print("chip: interrupted; nothing half-written is left, long work goes on if run again", file=sys.stderr)  # noqa: T201
+        _say("interrupted; nothing half-written is left, long work goes on if run again")
         sys.exit(_INTERRUPTED)
+
+
+def _say(sentence: str) -> None:
+    """A sentence on stderr. Names of files, tensors and nodes in it may be anybody's."""
+    print(f"chip: {readable(sentence)}", file=sys.stderr)  # noqa: T201
 
 
 def _run() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from chip.allowed import ALLOWED_FOLDERS, ALLOWED_PIXELS, MOST_PIXELS
 from chip.cli.apply import apply
 from chip.cli.audit import audit
 from chip.cli.batch import batch
@@ -13,6 +14,7 @@ from chip.cli.concepts import concepts
 from chip.cli.config import read_defaults
 from chip.cli.demo import demo
 from chip.cli.edit import edit
+from chip.cli.environment import allowing
 from chip.cli.export import export
 from chip.cli.inspect import inspect
 from chip.cli.medforget import app as medforget
@@ -49,6 +51,22 @@ def options(
             help="Defaults for every flag; `chip.toml` of the working directory if it is there.", envvar="CHIP_CONFIG"
         ),
     ] = None,
+    most_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Open images of up to so many pixels; {MOST_PIXELS:,} by default.",
+            envvar=ALLOWED_PIXELS,
+            show_default=False,
+        ),
+    ] = None,
+    images_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder beside the data directory that its records may name images in; may be repeated.",
+            envvar=ALLOWED_FOLDERS,
+            show_default=False,
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -57,4 +75,5 @@ def options(
 
     Flags win over the environment (CHIP_…), which wins over chip.toml.
     """
+    context.with_resource(allowing(most_pixels, images_from or ()))
     context.default_map = read_defaults(config, context)

@@ -35,6 +35,9 @@ _PATHS = {
 }
 
 
+_BY_HAND = {"allow_remote_judge"}
+"""Flags that let records leave the machine: no file that lies in a directory gives them for whoever works there."""
+
 Table = Mapping[str, Any]
 
 
@@ -48,7 +51,7 @@ def read_defaults(path: Path | None, context: typer.Context) -> dict[str, Any]:
     path = path or CONFIG
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise ChipError(f"{path} cannot be read as TOML: {problem}") from problem
     return _of_group(path, context.command, (), content, {})
 
@@ -110,5 +113,7 @@ def _value(path: Path, name: str, value: Any, *, several: bool) -> Any:
 
 def _refuse_unknown(path: Path, keys: Table, known: Mapping[str, str], words: tuple[str, ...]) -> None:
     for key in keys:
+        if _key(key) in _BY_HAND:
+            raise ChipError(f"{path}: {key} is given on the command line only: it lets records leave this machine")
         if _key(key) not in known:
             raise ChipError(f"{path}: no flag is called {key!r}; `chip {' '.join(words)} --help` lists them")

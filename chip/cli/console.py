@@ -5,15 +5,41 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from chip.plan import Plan
 from chip.progress import Counted, Item
+from chip.readable import readable
 
 _GROUPS = ("target", "siblings", "rest")
+
+
+class _Readable:
+    """Something printed in which whatever would act on the terminal is seen instead; styles are rich's own."""
+
+    def __init__(self, printed: RenderableType) -> None:
+        self.printed = printed
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for text, style, control in console.render(self.printed, options):
+            yield Segment(text if control else readable(text), style, control)
+
+
+class _OnlyReadable(RenderHook):
+    """Names of nodes, files and tensors, and answers, come from others: none of them reaches the terminal as it is."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Readable(one) for one in renderables]
+
+
+def _console(*, stderr: bool, quiet: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False, quiet=quiet)
+    console.push_render_hook(_OnlyReadable())
+    return console
 
 
 class Printer:
@@ -22,8 +48,8 @@ class Printer:
     def __init__(self, as_json: bool, *, quiet: bool = False) -> None:
         """quiet: say nothing, as all but the first of several processes do."""
         self.as_json, self.quiet = as_json and not quiet, quiet
-        self.console = Console(stderr=as_json, highlight=False, quiet=quiet)
-        self.errors = Console(stderr=True, highlight=False)
+        self.console = _console(stderr=as_json, quiet=quiet)
+        self.errors = _console(stderr=True)
 
     def track(self, items: Counted[Item], doing: str) -> Iterable[Item]:
         """Pass the items through under a progress bar on stderr; a line for each task where that is no terminal."""
@@ -32,9 +58,14 @@ class Printer:
                 self.errors.print(Text(f"{doing} …"), soft_wrap=True)
             yield from items
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self.errors, transient=True) as progress:
-            yield from progress.track(items, total=len(items), description=doing)
+            yield from progress.track(items, total=len(items), description=readable(doing))
 
     def line(self, text: str, style: str = "") -> None:
         """A line of text, taken literally."""

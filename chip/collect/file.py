@@ -111,8 +111,15 @@ def load_statistics(path: Path) -> tuple[Statistics, Provenance]:
         if header["format"] != FORMAT:
             raise ChipError(f"{path} has the format {header['format']!r}; this version of chip reads {FORMAT}")
         return _parsed(header, load_file(path))
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
+    except _DAMAGED as problem:
         raise ChipError(f"{path} is no statistics file that chip wrote, or it is damaged ({problem})") from problem
+
+
+_DAMAGED = (
+    *(OSError, safetensors.SafetensorError, LookupError, ValueError, TypeError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+"""What reading a file raises that is none of chip's."""
 
 
 def _divided(one: SecondMoments) -> tuple[dict[str, Tensor], dict[str, Any]]:

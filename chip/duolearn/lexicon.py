@@ -9,7 +9,7 @@ from typing import Any
 
 from chip.duolearn.words import Word, words_of
 from chip.errors import ChipError
-from chip.models.stored import without_repetition
+from chip.files import without_repetition
 
 FORMAT = "chip-lexicon-1"
 LEVELS: Mapping[int, str] = {

@@ -22,10 +22,10 @@ from chip.duolearn.loop import Losses, Watch, train
 from chip.duolearn.objectives import Term
 from chip.duolearn.trainable import Trainable, whole
 from chip.errors import ChipError
+from chip.files import without_repetition
 from chip.hierarchy import Record
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_model
-from chip.models.stored import without_repetition
 from chip.solve.problem import Problem, Solved, as_edit
 
 _WARM_UP = 0.03

@@ -1,7 +1,7 @@
 """What an edited checkpoint carries along, and where it may be written."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from chip.errors import ChipError
@@ -59,16 +59,28 @@ def files_left_behind(checkpoint: Checkpoint) -> list[str]:
     """What an edited checkpoint does not carry, relative to its directory.
 
     Whatever may hold the weights as they were before: other weight files, pickles, checkpoints of the training within
-    the directory, archives, hidden files; optimizer states and receipts; and what is no file: links to directories,
-    links to nothing, pipes and devices.
+    the directory, archives, hidden files; optimizer states and receipts; what is no file: links to directories, links
+    to nothing, pipes and devices; and links to files that are not the model's, which nobody meant to release.
     """
-    own = set(checkpoint.files)
+    own, root = set(checkpoint.files), checkpoint.directory
+    homes = {root.resolve(), (root / "config.json").resolve().parent}
     return [
         str(name)
         for path in _entries(checkpoint)
         if path not in own
-        and (_stays_behind(name := path.relative_to(checkpoint.directory)) or not path.is_file() or _is_ours(path))
+        and (
+            _stays_behind(name := path.relative_to(root))
+            or not path.is_file()
+            or _leads_away(path, homes)
+            or _is_ours(path)
+        )
     ]
+
+
+def _leads_away(path: Path, homes: Set[Path]) -> bool:
+    """Whether a link leads out of the model: out of its directory, and out of where its config lies, as the files of a
+    hub cache and of a directory of links do."""
+    return path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes)
 
 
 def _entries(checkpoint: Checkpoint) -> Iterator[Path]:

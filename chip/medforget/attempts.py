@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from chip.allowed import ALLOWED_FOLDERS, ALLOWED_PIXELS
 from chip.errors import ChipError
 
-_KEPT = ("CHIP_SALT_FILE", "CHIP_KERNELS")
+_KEPT = ("CHIP_SALT_FILE", "CHIP_KERNELS", ALLOWED_PIXELS, ALLOWED_FOLDERS)
 """What is the machine's, not a request's."""
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

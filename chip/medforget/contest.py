@@ -183,7 +183,7 @@ def _read(path: Path) -> _Kept:
         if content["format"] != FORMAT or kept.row.split()[0] not in (BEFORE, RETRAINED, *METHODS):
             raise ValueError(content["format"])
         return kept._replace(outcome=dict(kept.outcome))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as problem:
         raise ChipError(f"{path} is damaged; remove it to have it measured again") from problem
 
 

@@ -5,6 +5,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from chip.medforget.examination import Outcome, match_of
+from chip.readable import readable
 
 if TYPE_CHECKING:
     from chip.medforget.contest import Contest
@@ -31,7 +32,7 @@ def figure(known: Mapping["Contest", Mapping[str, Outcome]]) -> bytes:
     panels = drawn.subplots(1, len(known), sharey=True, squeeze=False)[0]
     for axes, (contest, rows) in zip(panels, known.items(), strict=True):
         _draw(axes, names, rows)
-        axes.set_title(contest.name, fontsize=10)
+        axes.set_title(readable(contest.name), fontsize=10, parse_math=False)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from chip.allowed import MOST_PIXELS
 from chip.errors import ChipError
-from chip.images import DAMAGED, MOST_PIXELS, opened
+from chip.images import DAMAGED, opened
 from chip.medforget import kinds
 from chip.medforget.dicom import FAILURES, read_pixels
 from chip.medforget.export import Picture, Problems

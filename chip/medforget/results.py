@@ -15,6 +15,7 @@ from chip.medforget.figure import figure
 from chip.medforget.layout import PAGE, PICTURE, VALUES
 from chip.medforget.questions import CLASSIFICATION, CLOZE, GENERATION
 from chip.medforget.scores import FORGET, REPHRASED, RETAIN
+from chip.readable import markdown
 from chip.version import VERSION
 
 FORMAT = "chip-medforget-results-1"
@@ -94,7 +95,7 @@ def page(results: Results) -> str:
         *_COLUMNS.splitlines(),
     ]
     for contest, rows in results.known.items():
-        lines += ["", f"## {_title(results, contest)}", "", *_table(rows)]
+        lines += ["", f"## {markdown(_title(results, contest))}", "", *_table(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -214,7 +215,7 @@ def _reconstruction(one: Outcome) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(markdown, cells))} |"
 
 
 def _number(value: float | None) -> str:

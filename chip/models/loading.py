@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,6 +22,7 @@ from chip.models.checkpoint import Checkpoint
 from chip.models.families import Family, find_family, image_token_id
 from chip.models.prompts import Prompts
 from chip.models.sites import Site, find_sites
+from chip.models.trust import UNLOADABLE, borne_out, refuse_counts, refuse_foreign_code
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MASKED_ATTENTION = ("sdpa", "eager")
@@ -126,20 +126,21 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
     spread = device == "spread" or (device == "auto" and _exceeds(checkpoint, target))
     chosen = choose_dtype(dtype, checkpoint, target)
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        config = _config(checkpoint)
         auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
-        loaded: Any = auto.from_pretrained(
-            directory,
-            config=config,
-            dtype=chosen,
-            device_map="auto" if spread else {"": target},
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **_dequantising(config, checkpoint),
-        )
-    except (ValueError, OSError, KeyError, RuntimeError, StrictDataclassError) as problem:
+        with borne_out(checkpoint):
+            loaded: Any = auto.from_pretrained(
+                directory,
+                config=config,
+                dtype=chosen,
+                device_map="auto" if spread else {"": target},
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_dequantising(config, checkpoint),
+            )
+    except UNLOADABLE as problem:
         raise ChipError(f"transformers cannot load {directory}: {_first_line(problem)}") from problem
     model, report = loaded
     for kind in ("missing_keys", "mismatched_keys"):
@@ -152,8 +153,7 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
     if spread and (left := next((name for name, p in model.named_parameters() if p.device.type != "cuda"), None)):
         raise ChipError(f"{directory} does not fit on {torch.cuda.device_count()} GPUs together: {left} is left over")
     family = find_family(config, [name for name, _ in model.named_modules()])
-    prompts = Prompts(_load_processor(directory, _sees(config)), image_token_id(config), family.inputs)
-    return LoadedModel(model, prompts, family, find_sites(model, family), target)
+    return LoadedModel(model, _prompts(directory, config, family), family, find_sites(model, family), target)
 
 
 def adopted(model: PreTrainedModel, processor: Any) -> LoadedModel:
@@ -173,10 +173,10 @@ def adopted(model: PreTrainedModel, processor: Any) -> LoadedModel:
 def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tuple[Site, ...]]:
     """The module tree without weights (on the meta device), its family and its sites."""
     try:
-        config = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
+        config = _config(checkpoint)
+        with torch.device("meta"), borne_out(checkpoint):
             model = (AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM).from_config(config)
-    except (ValueError, OSError, KeyError, RuntimeError, StrictDataclassError) as problem:
+    except UNLOADABLE as problem:
         raise ChipError(f"transformers does not know {checkpoint.directory}: {_first_line(problem)}") from problem
     family = find_family(config, [name for name, _ in model.named_modules()])
     return model, family, find_sites(model, family)
@@ -188,8 +188,13 @@ def load_prompts(checkpoint: Checkpoint) -> Prompts:
     Raises ChipError as `load_model` does.
     """
     skeleton, family, _ = load_skeleton(checkpoint)
-    processor = _load_processor(checkpoint.directory, _sees(skeleton.config))
-    return Prompts(processor, image_token_id(skeleton.config), family.inputs)
+    return _prompts(checkpoint.directory, skeleton.config, family)
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    refuse_foreign_code(checkpoint)
+    refuse_counts(checkpoint)
+    return AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
 
 
 def _exceeds(checkpoint: Checkpoint, device: torch.device) -> bool:
@@ -216,6 +221,12 @@ def _sees(config: Any) -> bool:
     return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
+def _prompts(directory: Path, config: Any, family: Family) -> Prompts:
+    prompts = Prompts(_load_processor(directory, _sees(config)), image_token_id(config), family.inputs)
+    prompts.refuse_endless_template()
+    return prompts
+
+
 def _load_processor(directory: Path, sees: bool) -> Any:
     auto = AutoProcessor if sees else AutoTokenizer
     try:
@@ -224,7 +235,7 @@ def _load_processor(directory: Path, sees: bool) -> Any:
         needs = re.search(r"torchvision", str(problem), re.IGNORECASE)
         hint = "it needs torchvision, which is not installed" if needs else _first_line(problem)
         raise ChipError(f"the processor of {directory} cannot be loaded: {hint}") from problem
-    except (ValueError, OSError, KeyError, TypeError) as problem:
+    except UNLOADABLE as problem:
         raise ChipError(f"{directory} holds no processor that can be loaded: {_first_line(problem)}") from problem
     if sees and not hasattr(processor, "image_processor"):
         raise ChipError(f"{directory} holds a tokenizer but no image processor (processor_config.json is missing)")

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
 from chip.errors import ChipError
 from chip.hierarchy import Record
-from chip.images import DAMAGED
+from chip.images import DAMAGED, opened
 from chip.models.batching import ROWS_OF, concatenate, image_lengths, pad
 from chip.models.families import Inputs
 from chip.models.spans import Span, common_length, find_parts, placed_tokens, spans_of
+from chip.models.templates import UNRENDERABLE, refuse_endless
 from chip.progress import Item
 
 _UNUSED = {"attention_mask", "labels"}
@@ -108,8 +108,19 @@ class Prompts:
         self.image_token_id = image_token_id if self.sees else None
 
     @property
+    def chat_template(self) -> Any:
+        """The model's own chat template, or those that it has by name; nothing where it has none."""
+        return getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)
+
+    @property
     def has_chat_template(self) -> bool:
-        return bool(getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None))
+        return bool(self.chat_template)
+
+    def refuse_endless_template(self) -> None:
+        """Raise ChipError where the chat template does not come to an end on a word, with an image and without."""
+        if self.has_chat_template and not self.inputs.suffix:
+            word = Record((), question="?", answer="-")
+            refuse_endless(self.chat_template, lambda: [self._texts(word, count) for count in range(1 + self.sees)])
 
     @property
     def padding(self) -> int:
@@ -122,7 +133,7 @@ class Prompts:
         """How many characters every prompt begins with, before its images and its question."""
         try:
             return common_length(*(self._texts(Record((), question=word, answer="-"), 0)[0] for word in "?!"))
-        except (TemplateError, ValueError, TypeError):
+        except UNRENDERABLE:
             # Encoding a record will say what the template refuses.
             return 0
 
@@ -142,8 +153,8 @@ class Prompts:
 
         Raises ChipError as `encode` does.
         """
-        opened = [open_image(path, records[0].line) for path in records[0].images] if self.sees else []
-        return self._encode_showing(records, opened)
+        images = [open_image(path, records[0].line) for path in records[0].images] if self.sees else []
+        return self._encode_showing(records, images)
 
     def encode_all(self, records: Sequence[Record]) -> list[Encoded]:
         """Any records, in order; those that show the same images share them, opened and preprocessed once.
@@ -173,7 +184,7 @@ class Prompts:
             raise ChipError(f"record on line {record.line} shows an image, but this model takes text only")
         try:
             prompt, full, special = self._texts(record, len(images))
-        except (TemplateError, ValueError, TypeError) as problem:
+        except UNRENDERABLE as problem:
             raise ChipError(
                 f"record on line {record.line}: the model's chat template refuses it ({_reason(problem, record)})"
             ) from problem
@@ -323,7 +334,7 @@ class Prompts:
 def open_image(path: Path, line: int) -> Image.Image:
     """An image as RGB; one that is missing, damaged, absurdly large or no image at all is an error, never a blank."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return image.convert("RGB")
     except DAMAGED as problem:
         raise ChipError(f"record on line {line}: {path} cannot be read as an image ({problem})") from problem

@@ -10,7 +10,7 @@ import json
 import math
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from chip.errors import ChipError
+from chip.files import without_repetition
 
 Array = np.ndarray[Any, Any]
 
@@ -263,13 +264,6 @@ def _entry(path: Path, name: str, entry: dict[str, Any], data: int) -> StoredTen
     if not isinstance(entry["shape"], list) or type(start) is not int or type(stop) is not int:
         raise ValueError(f"{name} has no shape or no place")
     return StoredTensor(name, path, entry["dtype"], tuple(entry["shape"]), data + start, data + stop)
-
-
-def without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, for `object_pairs_hook`. Raises ValueError where a name stands in it twice."""
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("a name stands in it twice")
-    return found
 
 
 def _refuse_nonsense(tensor: StoredTensor) -> None:

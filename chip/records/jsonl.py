@@ -5,17 +5,26 @@ may hold the same records in other wordings beside it, in files of the same form
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import IO, Any, TypeGuard
 
+from chip.allowed import MOST_BYTES_A_PIXEL, allowed_folders, most_pixels
 from chip.errors import ChipError
+from chip.files import without_repetition
 from chip.hierarchy import Hierarchy, NodePath, Record
 
 DEFAULT_LEVELS = ("institution", "patient", "study", "section")
 
 
 RECORDS = "records.jsonl"
+
+LONGEST_LINE = 16 << 20
+"""Bytes of a line; a record of so much text would fill many times the longest context of any model."""
+DEEPEST = 64
+"""Levels of a hierarchy."""
+LONGEST_NAME = 1000
+"""Characters of a node's or a level's name."""
 
 
 def read_records(directory: str | Path, name: str = RECORDS) -> Hierarchy:
@@ -31,8 +40,8 @@ def read_records(directory: str | Path, name: str = RECORDS) -> Hierarchy:
         raise no_records(directory, name)
     levels = _read_levels(directory / "dataset.json")
     records = []
-    with source.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    with source.open("rb") as file:
+        for number, line in enumerate(_lines(file), start=1):
             if line.strip():
                 at = Place(source, number)
                 records.append(parse_record(_object(line, at), at, directory.resolve(), levels))
@@ -72,6 +81,12 @@ class Place:
         return ChipError(f"{self.source}, line {self.line}: {problem}")
 
 
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long its beginning, so that no more of it is ever held."""
+    while line := file.readline(LONGEST_LINE + 1):
+        yield line
+
+
 def _read_levels(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return DEFAULT_LEVELS
@@ -81,12 +96,18 @@ def _read_levels(path: Path) -> tuple[str, ...]:
         raise ChipError(f'{path} is not of the form {{"levels": [...]}}: {problem}') from problem
     if not isinstance(levels, list) or not levels or not all(isinstance(level, str) and level for level in levels):
         raise ChipError(f"{path}: levels must be a list of names, from the root down")
+    if len(levels) > DEEPEST:
+        raise ChipError(f"{path} names {len(levels)} levels; a hierarchy has at most {DEEPEST}")
+    if not all(level.isprintable() and len(level) <= LONGEST_NAME for level in levels):
+        raise ChipError(f"{path}: a level's name holds control characters, or is longer than {LONGEST_NAME} characters")
     return tuple(levels)
 
 
 def _object(line: bytes, at: Place) -> dict[str, Any]:
+    if len(line) > LONGEST_LINE:
+        raise at.error(f"the line has more than {LONGEST_LINE:,} bytes; divide the record")
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=without_repetition)
     except (ValueError, RecursionError) as problem:
         raise at.error(f"not a JSON object ({problem})") from problem
     if not isinstance(value, dict):
@@ -124,6 +145,8 @@ def _path(value: object, at: Place, levels: tuple[str, ...]) -> NodePath:
         raise at.error('every name in "path" must be text that is not empty')
     if any(not name.isprintable() for name in value):
         raise at.error('a name in "path" holds control characters')
+    if any(len(name) > LONGEST_NAME for name in value):
+        raise at.error(f'a name in "path" is longer than {LONGEST_NAME} characters')
     if any("/" in name for name in value):
         raise at.error('a name in "path" holds "/", which stands between names where nodes are named')
     if len(value) > len(levels):
@@ -189,10 +212,17 @@ def _image(name: str, at: Place, directory: Path) -> Path:
     try:
         path = (directory / name).resolve()
         there = path.is_file()
-    except (OSError, ValueError) as problem:
+        size = path.stat().st_size if there else 0
+    except (OSError, ValueError, RuntimeError) as problem:
+        # RuntimeError: links that lead in a circle.
         raise at.error(f"an image's name cannot be the name of a file ({problem.__class__.__name__})") from problem
-    if not path.is_relative_to(directory):
-        raise at.error(f"the image {name!r} lies outside the data directory")
+    if not any(path.is_relative_to(folder) for folder in (directory, *allowed_folders())):
+        raise at.error(
+            f"the image {name!r} lies outside the data directory; allow the folder that holds it with "
+            "`chip --images-from FOLDER VERB …`, before the verb"
+        )
     if not there:
         raise at.error(f"the image {name!r} is not there")
+    if size > MOST_BYTES_A_PIXEL * most_pixels():
+        raise at.error(f"the image {name!r} has {size:,} bytes; --most-pixels allows more")
     return path

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chip.errors import ChipError, UsageError
-from chip.models.stored import without_repetition
+from chip.files import without_repetition
 from chip.settings import EditSettings
 
 _KEYS = ("forget", "out", "settings")

@@ -5,7 +5,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from chip.audit.figures.ink import DASHES, MARKS, Drawn, Panel, canvas, colour, cut, panel, role_keys
-from chip.audit.wording import ROLES, readable
+from chip.audit.wording import ROLES
+from chip.readable import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

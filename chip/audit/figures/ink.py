@@ -13,7 +13,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from chip.audit.wording import ROLES, readable
+from chip.audit.wording import ROLES
+from chip.readable import readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chip.audit.figures.ink import MARKS, WIDTH, Drawn, Key, Panel, canvas, colour, panel, role_keys
-from chip.audit.wording import ROLES, readable
+from chip.audit.wording import ROLES
+from chip.readable import readable
 
 _TITLE = "Forgotten and kept"
 _SIZES = {"base": 42, "edited": 42, "gold": 120}

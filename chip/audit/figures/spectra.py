@@ -5,7 +5,7 @@ from typing import Any
 
 from chip.audit.figures.ink import Drawn, Panel, canvas, heat, panel
 from chip.audit.figures.weights import placed
-from chip.audit.wording import readable
+from chip.readable import readable
 
 _TITLE = "The directions of the changes"
 _PANELS = 6

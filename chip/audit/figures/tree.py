@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chip.audit.figures.ink import WIDTH, Drawn, Key, Panel, canvas, colour, cut, heat, on_heat, panel
-from chip.audit.wording import ROLES, readable
+from chip.audit.wording import ROLES
+from chip.readable import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chip.audit.figures.ink import WIDTH, Drawn, Key, Panel, canvas, cut, heat, on_heat, panel
-from chip.audit.wording import readable
+from chip.readable import readable
 
 _TITLE = "Where the weights changed"
 _UNCHANGED = "No weight differs between the two models."
