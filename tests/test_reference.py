@@ -34,3 +34,10 @@ def test_every_flag_that_a_page_names_exists(page: Path) -> None:
     known = flags_of(typer.main.get_command(app)) | {f"--{name}" for name in FOREIGN} | {"--help"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]", page.read_text(encoding="utf-8")))
     assert named <= known
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/choosing.md"])
+def test_the_figures_of_a_page_are_those_of_the_benchmarks(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert runpy.run_path(str(ROOT / "docs" / "tools" / "figures.py"))["filled"](text) == text
+    assert "<!-- figures: " in text

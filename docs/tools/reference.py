@@ -19,7 +19,8 @@ _LEAD = """\
 Written from the code by `python docs/tools/reference.py`; a test holds the two together.
 [The command line](../command-line.md) says how the verbs belong together and what `--help` has no room for. Every
 option has a key in [`chip.toml`](../command-line.md#defaults), at the top or in the table of its verb, and most have a
-name in the environment. A flag wins over the environment, which wins over `chip.toml`. No default: nothing, or what the text says.
+name in the environment. A flag wins over the environment, which wins over `chip.toml`. No default: nothing, or what the
+text says.
 """
 _KINDS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
 
