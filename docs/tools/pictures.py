@@ -82,8 +82,7 @@ def _output(command: str, place: Path) -> str:
         cwd=place,
         env=dict(_terminal(os.environ, place)),
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,  # progress bars
+        capture_output=True,
         check=True,
     )
     return done.stdout
