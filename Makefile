@@ -8,7 +8,7 @@ DATA ?= data
 # Processes that share the tests, a file at a time.
 WORKERS ?= 2
 
-.PHONY: demo test slow lint types imports check benchmarks clean
+.PHONY: demo test slow lint types imports docs check benchmarks clean
 
 demo: $(INSTALLED)
 	$(BIN)/chip demo $(DEMO)
@@ -38,6 +38,10 @@ imports: build/wheel
 build/wheel: $(INSTALLED) FORCE
 	rm -rf build
 	$(BIN)/pip install --quiet --no-deps --target build/wheel .
+
+# The site of docs/, in build/site; a link that leads nowhere fails it.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/real.py --data $(DATA)

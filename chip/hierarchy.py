@@ -42,7 +42,11 @@ class ComparisonSet:
 
 
 def shape(record: Record) -> str:
-    """A question without the names of the nodes that its record is of: what two nodes' records ask alike."""
+    """A question without the names of the nodes that its record is of: what two nodes' records ask alike.
+
+    >>> shape(Record(("st_marys", "patient_1"), "When was patient_1 born?"))
+    'When was … born?'
+    """
     names = sorted((name for name in record.path if name in record.question), key=len, reverse=True)
     if not names:
         return record.question
@@ -50,12 +54,22 @@ def shape(record: Record) -> str:
 
 
 def is_under(path: NodePath, node: NodePath) -> bool:
-    """Whether `path` is the node itself or lies below it."""
+    """Whether `path` is the node itself or lies below it.
+
+    >>> is_under(("st_marys", "patient_1", "study_3"), ("st_marys", "patient_1"))
+    True
+    >>> is_under(("st_marys",), ("st_marys", "patient_1"))
+    False
+    """
     return path[: len(node)] == node
 
 
 def outermost(nodes: Iterable[NodePath]) -> tuple[NodePath, ...]:
-    """The nodes without those that lie below another of them, each once, in order."""
+    """The nodes without those that lie below another of them, each once, in order.
+
+    >>> outermost([("st_marys", "patient_1", "study_3"), ("st_marys", "patient_1"), ("lakeside",)])
+    (('lakeside',), ('st_marys', 'patient_1'))
+    """
     found = set(nodes)
     return tuple(node for node in sorted(found) if not any(node[:depth] in found for depth in range(1, len(node))))
 
@@ -67,6 +81,15 @@ def comparison_sets(paths: Sequence[NodePath], targets: Iterable[NodePath]) -> l
     retained paths of the child's depth or deeper under the target's parent; own records with paths of exactly the
     target's depth; where that is empty, one ancestor further up, to the root, and at last with all that is retained.
     `paths` may name records or whole nodes, and only those that reach the site in question.
+
+    Of a patient with a study, beside another patient with one and a hospital's own record, the study is compared with
+    the other's study, and the patient's own record with the other's own:
+
+    >>> a, b = ("h", "a"), ("h", "b")
+    >>> for one in comparison_sets([("h",), a, (*a, "s"), b, (*b, "t")], [a]):
+    ...     print(one.part, one.comparison)
+    (2,) (4,)
+    (1,) (3,)
     """
     targets = tuple(targets)
     retained = [i for i, path in enumerate(paths) if not any(is_under(path, target) for target in targets)]

@@ -13,6 +13,13 @@ def project_rows_(weight: Tensor, rows: Tensor, basis: Tensor) -> None:
     weight: W (D, d), float64, float32, bfloat16 or float16. rows: S (k,), distinct indices into its rows. basis: Qᵀ
     (r, k) with orthonormal rows, of any floating type. The arithmetic is in float32, or float64 where the weight is,
     and its result is rounded once. The Triton kernel holds for r ≤ 128.
+
+    >>> weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> project_rows_(weight, rows=torch.tensor([0, 2]), basis=torch.tensor([[1.0, 0.0]]))
+    >>> weight
+    tensor([[0., 0.],
+            [3., 4.],
+            [5., 6.]])
     """
     if not basis.numel() or not weight.numel():
         return

@@ -19,6 +19,12 @@ def batched_subspace(rows: Tensor, variance: float, counts: Tensor | None = None
     The twin is an SVD, in the dtype of `rows`, at least float32. The Triton kernels (`triton_subspace` argues their
     accuracy) work in float32 on float32, bfloat16 or float16 rows, m ≤ 128: rows that are kept are orthonormal to 1e-5,
     and span what a float64 SVD's do to 1e-3 wherever the spectrum has a gap.
+
+    Two directions that are alike cost one axis, and two that are not cost two:
+
+    >>> alike, apart = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), torch.eye(2, 3)
+    >>> batched_subspace(torch.stack([alike, apart]), variance=0.95)[2]
+    tensor([1, 2])
     """
     if counts is not None:
         live = torch.arange(rows.shape[-2], device=rows.device) < counts.to(rows.device)[..., None]

@@ -33,6 +33,12 @@ def halves(groups: Sequence[Group], seed: int) -> tuple[Part, ...]:
     records one half, drawn by seed, for either. Of an odd number judging has one more.
 
     Where the target has no other phrasing, it is judged in the first too.
+
+    >>> from chip.hierarchy import Record
+    >>> one = Record(("st_marys", "patient_1"))
+    >>> asked = [Group("target", (one,) * 2, of=2, phrasing=1), Group("rest", (one,) * 3, of=3)]
+    >>> [(part.group.name, len(part.places), part.role) for part in halves(asked, seed=0)]
+    [('target', 2, 'tuning'), ('target', 2, 'judging'), ('rest', 1, 'tuning'), ('rest', 2, 'judging')]
     """
     found: list[Part] = []
     rephrased = any(group.phrasing > 1 for group in groups)

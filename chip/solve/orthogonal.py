@@ -39,6 +39,9 @@ def select_neurons(target: Tensor, retain: Tensor, top_k: float) -> Tensor:
     """The outputs (k,) with the highest mean absolute activation on the target less that on the retained records.
 
     target, retain: (D,) means of |a|. k = max(1, ⌊D · top_k / 100⌋); ties go to the lower index.
+
+    >>> select_neurons(torch.tensor([1.0, 5.0, 2.0, 5.0]), torch.tensor([0.0, 1.0, 2.0, 1.0]), top_k=50)
+    tensor([1, 3])
     """
     keep = max(1, int(len(target) * top_k / 100))
     return torch.argsort(target - retain, descending=True, stable=True)[:keep]
