@@ -12,8 +12,6 @@ import network
 import pytest
 import torch
 
-network.forbid()
-
 if not torch.cuda.is_available():
     # Triton reads this when it is imported, which nothing has done yet: without a GPU its kernels are interpreted. Only
     # CHIP_KERNELS=triton runs them, so that all other tests run what they would without it.
@@ -30,6 +28,7 @@ from transformers.utils import logging
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model
 
+network.forbid()
 torch.set_num_threads(1)
 logging.set_verbosity_error()
 logging.disable_progress_bar()

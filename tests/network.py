@@ -1,4 +1,4 @@
-"""The network, watched: what a process reaches for beyond this machine is refused, and written down where that is asked.
+"""The network, watched: reaching beyond this machine is refused, and written down where that is asked.
 
 Everything that Python opens is seen by an audit hook, whoever opens it and whoever catches the error. This file is also
 laid down as `sitecustomize.py` for processes of their own, so it imports nothing but the standard library.

@@ -69,7 +69,10 @@ def check_contents(archive: Path, wheel: Path) -> None:
         if path.is_file() and path.suffix not in (".pyc", ".md")
     }
     demand(not (missing := sorted(sources - names)), f"the wheel lacks {missing}")
-    demand(not (tests := sorted(name for name in names if "test" in Path(name).name)), f"tests in the wheel: {tests}")
+    demand(
+        not (tests := sorted(name for name in names if Path(name).name.startswith(("test_", "conftest")))),
+        f"tests in the wheel: {tests}",
+    )
     demand(metadata.description_content_type == "text/markdown", "the description is no Markdown")
     demand(bool(metadata.license_expression and metadata.summary), "no licence or no summary")
     with tarfile.open(archive) as packed:
