@@ -2,58 +2,81 @@
 
 import chip
 
-result = chip.edit("model", "records", forget=["patient_123"])
-print(result.rows)
+edit = chip.edit("model", "records", forget=["patient_123"])
+print(edit)
+audit = chip.Audit.of("model", edit.checkpoint, "records", forget=["patient_123"])
+audit.save("report")
+
+docs/python.md shows each noun at work. What is not named here is chip's own and may change.
 """
 
-from dataclasses import fields, replace
+from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import chip.edit as _room  # noqa: F401  loaded first, so that the function below keeps the name for itself
 from chip.errors import ChipError
+from chip.hierarchy import Record
+from chip.lazy import lazy_names
 from chip.settings import CollectSettings, EditSettings, TuningSettings
 from chip.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from chip.workflow import EditResult
+    from chip.api import Audit, Edit, Statistics
+    from chip.api.given import AnyModel, AnyRecords
+    from chip.api.options import EditOptions
 
-__all__ = ["ChipError", "CollectSettings", "EditSettings", "TuningSettings", "__version__", "edit"]
+__all__ = [
+    "Audit",
+    "ChipError",
+    "CollectSettings",
+    "Edit",
+    "EditSettings",
+    "Record",
+    "Statistics",
+    "TuningSettings",
+    "__version__",
+    "edit",
+]
+
+__getattr__ = lazy_names(__name__, {".api": ["Audit", "Edit", "Statistics"]})
 
 
 def edit(
-    model: str | PathLike[str],
-    data: str | PathLike[str],
-    forget: list[str] | tuple[str, ...],
+    model: "AnyModel",
+    data: "AnyRecords",
+    forget: Sequence[str],
     *,
     out: str | PathLike[str] | None = None,
+    processor: Any = None,
+    levels: Sequence[str] | None = None,
+    statistics: "Statistics | str | PathLike[str] | None" = None,
     settings: EditSettings | None = None,
-    **others: Any,
-) -> "EditResult":
-    """Forget nodes: write the edited checkpoint to `out` (`MODEL-forgotten` by default) and say what became of it.
+    **options: "Unpack[EditOptions]",
+) -> "Edit":
+    """Forget nodes, as `chip edit` does, and say what became of it.
 
-    model: directory of a checkpoint. data: directory of records. forget: names or paths of nodes. Further keywords are
-    settings, those of `EditSettings` such as `method` or `strength`, and what else `chip.workflow.EditRequest` holds,
+    model: directory of a checkpoint, of which an edited one is written to `out` (`MODEL-forgotten` by default); or a
+    loaded model with its `processor`, which stays as it is unless `in_place`: `Edit.apply` changes it. data: directory
+    of records, or a list of them with the names of their `levels`. forget: names or paths of nodes. statistics: those
+    to use, or the file to keep them in (of a loaded model, `Statistics.collect` keeps them).
+
+    Further keywords are settings, those of `EditSettings` such as `method` or `strength`, and the flags of `chip edit`
     such as `tuning`, `dry_run` or `verify`. Where the first edit misses its goals, settings that were not given are
     searched; `settings` gives them all at once, so that nothing is.
 
-    Does what `chip edit` does. Raises ChipError for bad input, with nothing written.
+    Raises ChipError for bad input, with nothing written.
     """
-    from chip.workflow import EditRequest, carry_out, prepare_edit
+    from chip.api import edit as carried_out
 
-    names = frozenset(one.name for one in fields(EditSettings))
-    given = {name: others.pop(name) for name in sorted(names & set(others))}
-    request: dict[str, Any] = {"fixed": frozenset(given) if settings is None else names, **others}
-
-    prepared = prepare_edit(
-        EditRequest(
-            model=str(model),
-            data=Path(data),
-            forget=tuple(forget),
-            out=None if out is None else Path(out),
-            settings=replace(settings or EditSettings(), **given),
-            **request,
-        )
+    return carried_out(
+        model,
+        data,
+        forget,
+        out=out,
+        processor=processor,
+        levels=levels,
+        statistics=statistics,
+        settings=settings,
+        **options,
     )
-    return carry_out(prepared)

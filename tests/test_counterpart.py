@@ -255,7 +255,7 @@ class TestWhole:
             streams.append(flow.leaving)
 
         run_in_step(one.loaded, before.groups, [last], one.batch_tokens, note)
-        with applied(one.loaded.model, one.stored, solved.edit):
+        with applied(one.loaded.model, solved.edit):
             run_in_step(one.loaded, before.groups, [last], one.batch_tokens, note)
         unmoved, leaving = streams
         lacked, lacks = (

@@ -139,7 +139,7 @@ class TestLive:
         before = {name: tensor.clone() for name, tensor in llava.model.state_dict().items()}
         edit = solve(asked).edit
         changes = {change.tensor: change for change in edit.changes}
-        with applied(llava.model, asked.stored, edit):
+        with applied(llava.model, edit):
             for one in asked.stored.values():
                 live = [(one.weight, one.site.weight(llava.model)), (one.bias, one.site.bias(llava.model))]
                 for stored, tensor in ((s, t) for s, t in live if s is not None and s.name in changes):

@@ -14,7 +14,6 @@ from chip.plan import Plan
 from chip.progress import Counted, Item
 
 _GROUPS = ("target", "siblings", "rest")
-_PARTS = {"": "", "tuning": " (tuned on)", "judging": " (judged)"}
 
 
 class Printer:
@@ -143,21 +142,9 @@ class Printer:
 
     def scores(self, rows: Sequence[Any]) -> None:
         """Exact match and answer loss by group, before and after."""
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column("", no_wrap=True)
-        for heading in ("records", "exact\nbefore", "match\nafter", "answer\nbefore", "loss\nafter"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for row in rows:
-            asked = f"{row.before.count}" if row.before.count >= row.of else f"{row.before.count} of {row.of}"
-            table.add_row(
-                row.group + _PARTS[row.part],
-                asked,
-                f"{row.before.exact_match:.2f}",
-                f"{row.after.exact_match:.2f}",
-                f"{row.before.loss:.2f}",
-                f"{row.after.loss:.2f}",
-            )
-        self.console.print(table)
+        from chip.workflow.table import scores
+
+        self.console.print(scores(rows))
 
     def trials(self, tuning: Any, *, everything: bool) -> None:
         """The settings that were tried, those that no other one beats or all of them; the chosen one bears a mark."""

@@ -171,6 +171,20 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
     return LoadedModel(model, prompts, family, find_sites(model, family), target)
 
 
+def adopted(model: PreTrainedModel, processor: Any) -> LoadedModel:
+    """A model that somebody else has loaded, with its processor or its tokenizer, as `load_model` leaves one; it stays
+    where it is, in its own dtype and mode.
+
+    Raises ChipError where the family is not known, or a model that sees images comes without an image processor.
+    """
+    family = find_family(model.config, [name for name, _ in model.named_modules()])
+    if _sees(model.config) and not hasattr(processor, "image_processor"):
+        kind = type(processor).__name__
+        raise ChipError(f"the model sees images, and {kind} has no image processor; give the model's AutoProcessor")
+    prompts = Prompts(processor, image_token_id(model.config), family.inputs)
+    return LoadedModel(model, prompts, family, find_sites(model, family), model.device)
+
+
 def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tuple[Site, ...]]:
     """The module tree without weights (on the meta device), its family and its sites."""
     try:

@@ -1,36 +1,47 @@
 """An edit tried on the model in memory: what the checkpoint would hold, for as long as it is asked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from chip.edit import Change, Edit
+from chip.errors import ChipError
 from chip.models.sites import StoredSite
+from chip.models.stored import DTYPES, is_finite, rounded
 
 
 @contextmanager
-def applied(model: nn.Module, stored: Mapping[str, StoredSite], edit: Edit) -> Iterator[None]:
+def applied(model: nn.Module, edit: Edit) -> Iterator[None]:
     """The model's live weights and biases with an edit on them; bit for bit as before on the way out.
 
     Computed in float32 on the model's device and rounded once to its dtype, as close to the checkpoint that would be
-    written as that allows (the writer computes in float64).
+    written as is quickly done (the writer computes in float64).
     """
-    live = live_tensors(model, stored)
-    changed = {
-        # What is trained as it is may be any parameter of the model, which is stored as it is loaded.
-        change.tensor: live[change.tensor] if change.tensor in live else model.get_parameter(change.parameter).detach()
-        for change in edit.changes
-    }
-    kept = {name: tensor.clone() for name, tensor in changed.items()}
-    try:
+    with restored(model, [edit]):
         for change in edit.changes:
-            _add(changed[change.tensor], change)
+            _add(_live(model, change), change)
+        yield
+
+
+@contextmanager
+def restored(model: nn.Module, edits: Sequence[Edit]) -> Iterator[None]:
+    """What these edits change is as before on the way out, bit for bit."""
+    kept = {change.parameter: _live(model, change).clone() for edit in edits for change in edit.changes}
+    try:
         yield
     finally:
-        for name, tensor in changed.items():
-            tensor.copy_(kept[name])
+        for name, tensor in kept.items():
+            model.get_parameter(name).detach().copy_(tensor)
+
+
+def apply_live(model: nn.Module, edit: Edit) -> None:
+    """Change a model's live parameters bit for bit as the writer changes their checkpoint: in 64 bits, rounded once to
+    their own dtype. Raises ChipError, with nothing changed, where a value is too large for that."""
+    made = [(_live(model, change), _rounded(_live(model, change), change)) for change in edit.changes]
+    for live, values in made:
+        live.copy_(values)
 
 
 def live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str, Tensor]:
@@ -45,9 +56,25 @@ def live_tensors(model: nn.Module, stored: Mapping[str, StoredSite]) -> dict[str
     return found
 
 
+def _live(model: nn.Module, change: Change) -> Tensor:
+    return model.get_parameter(change.parameter).detach()
+
+
+def _rounded(live: Tensor, change: Change) -> Tensor:
+    """What a live tensor becomes, on the CPU."""
+    held = live.to("cpu").contiguous()
+    bits = held.view(torch.int16) if held.dtype == torch.bfloat16 else held
+    values = bits.numpy().view(DTYPES["BF16"]) if held.dtype == torch.bfloat16 else bits.numpy()
+    change.refuse_misfit(values.shape)
+    made = rounded(change.added(values.reshape(len(values), -1)), values.dtype)
+    if not is_finite(made):
+        raise ChipError(f"{change.parameter} would hold values that its dtype cannot; nothing was changed")
+    return torch.from_numpy(made.view(bits.numpy().dtype)).view(held.dtype).view(live.shape)
+
+
 def _add(tensor: Tensor, change: Change) -> None:
-    left = torch.from_numpy(change.left).to(tensor.device)
-    delta = left if change.right is None else left @ torch.from_numpy(change.right).to(tensor.device)
+    left = torch.tensor(change.left).to(tensor.device)
+    delta = left if change.right is None else left @ torch.tensor(change.right).to(tensor.device)
     matrix = tensor if tensor.dim() == 2 else tensor.view(len(tensor), -1)
-    rows = slice(None) if change.rows is None else torch.from_numpy(change.rows).to(tensor.device)
+    rows = slice(None) if change.rows is None else torch.tensor(change.rows).to(tensor.device)
     matrix[rows] = (matrix[rows].float() + delta).to(tensor.dtype)

@@ -5,8 +5,9 @@ Each is prepared first (everything is read and checked, nothing is written), sho
 writes checkpoints from edit files needs no torch, so that names are looked up only when they are asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from chip.lazy import lazy_names
 
 if TYPE_CHECKING:
     from chip.workflow.asking import Row
@@ -43,21 +44,17 @@ __all__ = [
     "show_concepts",
 ]
 
-_HOMES = {
-    "asking": ("Row",),
-    "audit": ("AuditRequest", "AuditResult", "carry_out_audit"),
-    "batch": ("BatchRequest", "PreparedBatch", "prepare_batch"),
-    "batch_run": ("BatchResult", "carry_out_batch"),
-    "collect": ("CollectRequest", "PreparedCollection", "carry_out_collection", "prepare_collection"),
-    "concepts": ("ConceptsRequest", "ShownConcepts", "show_concepts"),
-    "edit": ("carry_out", "prepare_edit"),
-    "prepared": ("PreparedEdit",),
-    "request": ("EditRequest", "EditResult"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    home = next((home for home, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".asking": ["Row"],
+        ".audit": ["AuditRequest", "AuditResult", "carry_out_audit"],
+        ".batch": ["BatchRequest", "PreparedBatch", "prepare_batch"],
+        ".batch_run": ["BatchResult", "carry_out_batch"],
+        ".collect": ["CollectRequest", "PreparedCollection", "carry_out_collection", "prepare_collection"],
+        ".concepts": ["ConceptsRequest", "ShownConcepts", "show_concepts"],
+        ".edit": ["carry_out", "prepare_edit"],
+        ".prepared": ["PreparedEdit"],
+        ".request": ["EditRequest", "EditResult"],
+    },
+)

@@ -97,9 +97,15 @@ class AuditResult:
 
 
 def carry_out_audit(
-    request: AuditRequest, *, track: Track = silent, notice: Callable[[str], None] = lambda _: None
+    request: AuditRequest,
+    *,
+    records: Hierarchy | None = None,
+    track: Track = silent,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> AuditResult:
     """Audit an edit. What was found so far is kept beside the report until that is written.
+
+    records: those that stand for the request's data directory.
 
     Raises ChipError where models and records do not go together or the report cannot be written.
     """
@@ -111,20 +117,21 @@ def carry_out_audit(
         request.judge.refuse_unready()
     chosen = request.chosen
     if request.out is None:
-        return _audited(request, chosen, None, track, notice)
-    _refuse_output(request.out, request.force)
+        return _audited(request, records, chosen, None, track, notice)
+    refuse_report(request.out, force=request.force)
     with locked(lock_of(request.out), f"another audit is writing {request.out}; wait for it, or name another --out"):
-        return _audited(request, chosen, hidden(request.out, "audit"), track, notice)
+        return _audited(request, records, chosen, hidden(request.out, "audit"), track, notice)
 
 
 def _audited(
     request: AuditRequest,
+    records: Hierarchy | None,
     chosen: Sequence[Attack],
     progress: Path | None,
     track: Track,
     notice: Callable[[str], None],
 ) -> AuditResult:
-    hierarchy = read_records(request.data)
+    hierarchy = records or read_records(request.data)
     split = hierarchy.split([hierarchy.resolve(name) for name in request.forget])
     exam = set_exam(
         hierarchy,
@@ -156,7 +163,7 @@ def _audited(
     audit = Audit(exam, tuple(chosen), versions, methods, changed, marks, harness, request.seed)
     report = compose(audit, _described(request, chosen, models, hierarchy), show_records=request.show_records)
     if request.out is not None:
-        _write(request.out, report)
+        write_report(request.out, report)
     kept.remove()
     before, after = (versions[role].sitting.answers for role in ("base", "edited"))
     return AuditResult(report, rows(wholes(exam.groups), before, after), request.out)
@@ -206,7 +213,8 @@ def _refuse_numbers(request: AuditRequest) -> None:
         at_least(flag, value, least)
 
 
-def _refuse_output(out: Path, force: bool) -> None:
+def refuse_report(out: Path, *, force: bool) -> None:
+    """Raise ChipError where a report may not be written to a directory."""
     refuse_unwritable(out / REPORT)
     if out.is_file():
         raise ChipError(f"--out {out} is a file; name a directory")
@@ -256,8 +264,8 @@ def _described(
     }
 
 
-def _write(out: Path, report: dict[str, Any]) -> None:
-    """The page first: where report.json stands, the report is whole."""
+def write_report(out: Path, report: dict[str, Any]) -> None:
+    """Write report.html and report.json, mode 0600. The page first: where report.json stands, the report is whole."""
     page = render(report).encode()
     if (out / REPORT).exists():
         with explained(out / REPORT):

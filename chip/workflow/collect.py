@@ -50,18 +50,23 @@ class PreparedCollection:
     collection: Collection
 
 
-def prepare_collection(request: CollectRequest) -> PreparedCollection:
-    """Read and check everything that a collection needs, and find what is there already. Writes nothing."""
+def prepare_collection(
+    request: CollectRequest, *, model: LoadedModel | None = None, records: Hierarchy | None = None
+) -> PreparedCollection:
+    """Read and check everything that a collection needs, and find what is there already. Writes nothing.
+
+    model: the request's checkpoint as it is loaded already. records: those that stand for the request's data directory.
+    """
     roles = parse_roles(request.sites)
     EditSettings(alpha=request.alpha)  # refuses what is no weight
-    checkpoint, hierarchy = Checkpoint(resolve_model(request.model)), read_records(request.data)
+    checkpoint, hierarchy = Checkpoint(resolve_model(request.model)), records or read_records(request.data)
     refuse_foreign(request.out)
     refuse_unwritable(request.out)
     if request.out.resolve().is_relative_to(checkpoint.directory.resolve()):
         raise ChipError(
             f"{request.out} lies inside {checkpoint.directory}; statistics hold node names, keep them outside"
         )
-    loaded = load_model(checkpoint, own_device(request.device), request.dtype)
+    loaded = model or load_model(checkpoint, own_device(request.device), request.dtype)
     counted = counted_records(hierarchy, checkpoint, loaded, request.settings)
     wanted = everything(loaded.sites, roles)
     source = find_statistics(request.out, counted.provenance, wanted, request.alpha, must_fit=False)

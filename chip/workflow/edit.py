@@ -9,38 +9,46 @@ from chip.collect.fitting import Notice
 from chip.collect.team import launched
 from chip.duolearn.solving import trained_parameters
 from chip.edit.outputs import refuse_existing, refuse_inside
-from chip.edit.receipt import read_salt
+from chip.edit.receipt import hashed_nodes, read_salt
 from chip.edit.recovery import recover
 from chip.edit.signature import private_key
 from chip.errors import UsageError
 from chip.files import refuse_unwritable
-from chip.hierarchy import Split
+from chip.hierarchy import Hierarchy, Split
 from chip.models.checkpoint import Checkpoint
-from chip.models.loading import load_model, resolve_model
+from chip.models.loading import LoadedModel, load_model, resolve_model
 from chip.models.parameters import stored_parameters
 from chip.models.sites import StoredSite, stored_sites
 from chip.progress import Track, silent
 from chip.records import read_records
+from chip.solve.live import applied
 from chip.solve.problem import chosen_sites, wanted
 from chip.tuning.plot import refuse_plot
-from chip.workflow.choosing import choose, groups_of
+from chip.workflow.asking import Row, ask, rows
+from chip.workflow.choosing import Choice, choose, groups_of
 from chip.workflow.opened import Opened, Supply, forgotten_before, obtain, open_records, supply
 from chip.workflow.planning import plan_edit
 from chip.workflow.prepared import PreparedEdit, problem_of, refuse_impossible, space_for
 from chip.workflow.request import EditRequest, EditResult
 from chip.workflow.solvers import refuse_unready
 from chip.workflow.statistics import default_statistics
+from chip.workflow.tune import judged
 from chip.workflow.writing import request_digest, write
 
 
-def prepare_edit(request: EditRequest) -> PreparedEdit:
-    """Read and check everything that an edit needs, and plan it. Writes nothing."""
+def prepare_edit(
+    request: EditRequest, *, model: LoadedModel | None = None, records: Hierarchy | None = None
+) -> PreparedEdit:
+    """Read and check everything that an edit needs, and plan it. Writes nothing.
+
+    model: the request's checkpoint as it is loaded already. records: those that stand for the request's data directory.
+    """
     refuse_several("chip edit")
     refuse_request(request)
     refuse_unready(request.settings)
     directory = resolve_model(request.model)
     out = directory if request.in_place else request.out or default_output(request.model)
-    hierarchy = read_records(request.data)
+    hierarchy = records or read_records(request.data)
     targets = [hierarchy.resolve(name) for name in request.forget]
     if not (request.forgotten or request.forgotten_nodes):
         hierarchy.split(targets)  # refused before a model is loaded
@@ -58,7 +66,7 @@ def prepare_edit(request: EditRequest) -> PreparedEdit:
     checkpoint = Checkpoint(directory)
     forgotten = forgotten_before(hierarchy, checkpoint, request.forgotten, request.forgotten_nodes)
     split = hierarchy.without(forgotten).split(targets)
-    loaded = load_model(checkpoint, request.device, request.dtype)
+    loaded = model or load_model(checkpoint, request.device, request.dtype)
     refuse_impossible(request, loaded, hierarchy.without(forgotten), split)
     opened = open_records(hierarchy, checkpoint, loaded, request.collecting, forgotten)
     widest = space_for(request, loaded).widest
@@ -94,6 +102,43 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
     """Collect, solve, write, verify. On any failure nothing is left at the output."""
     started, request = time.monotonic(), prepared.request
     salt = b"" if request.dry_run else read_salt()
+    choice = _chosen(prepared, salt, track, notice)
+    if request.dry_run:
+        return EditResult(
+            choice.solved.sites,
+            tuning=choice.tuning,
+            verdict=choice.verdict,
+            training=choice.solved.training,
+            change=choice.solved.edit,
+        )
+    return write(prepared, choice, salt, started, track, notice)
+
+
+def carry_out_in_memory(prepared: PreparedEdit, track: Track = silent, notice: Notice = warnings.warn) -> EditResult:
+    """Solve a dry run's request and ask the loaded model with the edit on it, which is taken off again; nothing is
+    written. The change names the targets by hashes under the owner's salt, as one that is written does."""
+    request, salt = prepared.request, read_salt()
+    choice = _chosen(prepared, salt, track, notice)
+    change = replace(choice.solved.edit, nodes=tuple(hashed_nodes(prepared.split.targets, salt)))
+    table, verdict = tuple[Row, ...](), None
+    if request.verify:
+        batch = request.settings.batch_size
+        before = choice.before or ask(prepared.loaded, choice.groups, batch, track, "asking the model before")
+        with applied(prepared.loaded.model, change):
+            after = ask(prepared.loaded, choice.groups, batch, track, "asking the model after")
+        table, verdict = rows(choice.parts, before, after), judged(choice.parts, before, after, request.tuning)
+    return EditResult(
+        choice.solved.sites,
+        table,
+        tuning=choice.tuning,
+        verdict=verdict,
+        training=choice.solved.training,
+        change=change,
+    )
+
+
+def _chosen(prepared: PreparedEdit, salt: bytes, track: Track, notice: Notice) -> Choice:
+    request = prepared.request
     standing = obtain(
         prepared.opened,
         prepared.supply,
@@ -105,12 +150,7 @@ def carry_out(prepared: PreparedEdit, track: Track = silent, notice: Notice = wa
     )
     identity = request_digest(request, prepared.opened, prepared.split.targets, (), salt)
     problem = problem_of(prepared, standing, track, notice, salt=salt, identity=identity)
-    choice = choose(request, problem, prepared.space, groups_of(prepared), track, notice)
-    if request.dry_run:
-        return EditResult(
-            choice.solved.sites, tuning=choice.tuning, verdict=choice.verdict, training=choice.solved.training
-        )
-    return write(prepared, choice, salt, started, track, notice)
+    return choose(request, problem, prepared.space, groups_of(prepared), track, notice)
 
 
 def default_output(model: str) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from chip.edit import Edit
 from chip.edit.proof import Proof
 from chip.settings import CollectSettings, EditSettings, TuningSettings
 from chip.solve.problem import SiteReport
@@ -58,8 +59,8 @@ class EditRequest:
 class EditResult:
     """What an edit came to: the report of each site, the table (empty without verification), what was written, what
     choosing the strength came to (None where it was not to be chosen), and whether the goals were met (None where
-    nothing was asked), what was proved of the checkpoint that was written, and how the
-    training went where there was one."""
+    nothing was asked), what was proved of the checkpoint that was written, how the training went where there was one,
+    and the change itself (None of a link of a chain, which is kept in its file alone)."""
 
     sites: tuple[SiteReport, ...]
     rows: tuple[Row, ...] = ()
@@ -70,6 +71,7 @@ class EditResult:
     verdict: Verdict | None = None
     proof: Proof | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    change: Edit | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The result as plain values."""

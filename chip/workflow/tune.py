@@ -143,7 +143,7 @@ class Tuner:
         loaded = self._problem.loaded
         asked = [(part.group, place) for part in parts for place in part.places]
         encoded = [self._encode(group, place) for group, place in asked]
-        with applied(loaded.model, self._problem.stored, solved.edit):
+        with applied(loaded.model, solved.edit):
             answers = teacher_forced(loaded, encoded, batch_size=self._problem.settings.batch_size)
         return {(group.name, place): answer for (group, place), answer in zip(asked, answers, strict=True)}
 

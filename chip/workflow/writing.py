@@ -73,6 +73,7 @@ def write(
             verdict,
             proof,
             choice.solved.training,
+            applying.edits[0],
         )
         content = receipt_of(
             prepared, applying.edits[0], result, salt, time.monotonic() - started, made.copied, applying.rounding
