@@ -66,7 +66,7 @@ def _floor(rooms: list[str], top: int, what: dict[str, str], *, ground: bool) ->
         parts += [
             f'<rect x="{left:.0f}" y="{top}" width="{wide:.0f}" height="{FLOOR}" fill="{fill}"'
             f' stroke="{COLOURS["edge"]}"/>',
-            f'<text x="{left + 10:.0f}" y="{top + 22}" font-size="15" font-weight="bold" fill="{COLOURS["ink"]}">'
+            f'<text x="{left + 10:.0f}" y="{top + 22}" font-size="{15 if len(rooms) < 5 else 12}" font-weight="bold" fill="{COLOURS["ink"]}">'
             f"{room}{note}</text>",
         ]
     return parts
