@@ -53,7 +53,7 @@ def draw() -> str:
 def _floor(rooms: list[str], top: int, what: dict[str, str], *, ground: bool) -> list[str]:
     """Rooms of equal width; what they are for where there is space."""
     wide = (WIDTH - 4 * MARGIN - GAP * (len(rooms) - 1)) / len(rooms)
-    parts = []
+    parts, size = [], 15 if len(rooms) < 5 else 12
     for number, room in enumerate(rooms):
         left = 2 * MARGIN + number * (wide + GAP)
         fill = COLOURS["ground" if ground else "wall"]
@@ -66,7 +66,7 @@ def _floor(rooms: list[str], top: int, what: dict[str, str], *, ground: bool) ->
         parts += [
             f'<rect x="{left:.0f}" y="{top}" width="{wide:.0f}" height="{FLOOR}" fill="{fill}"'
             f' stroke="{COLOURS["edge"]}"/>',
-            f'<text x="{left + 10:.0f}" y="{top + 22}" font-size="{15 if len(rooms) < 5 else 12}" font-weight="bold" fill="{COLOURS["ink"]}">'
+            f'<text x="{left + 10:.0f}" y="{top + 22}" font-size="{size}" font-weight="bold" fill="{COLOURS["ink"]}">'
             f"{room}{note}</text>",
         ]
     return parts
