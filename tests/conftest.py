@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 
+import network
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ if not torch.cuda.is_available():
 import tiny_models
 from attacking import taught_in_part
 from hypothesis import settings
+from skips import Skips
 from taught import Ward, build_ward
 from tiny_records import write_hospital
 from transformers.utils import logging
@@ -26,6 +28,7 @@ from transformers.utils import logging
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import LoadedModel, load_model
 
+network.forbid()
 torch.set_num_threads(1)
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -35,6 +38,8 @@ settings.load_profile("chip")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "hospital: trains the example hospital once, which takes about two minutes")
+    if not hasattr(config, "workerinput"):  # one process hears of all tests, wherever they run
+        config.pluginmanager.register(Skips())
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,7 @@
-"""Whatever a file says, the answer is a result or a sentence: at least 50,000 inputs, the same in every run."""
+"""Whatever a file says, the answer is a result or a sentence: of 50,000 inputs, the same in every run, a tenth.
+
+`make fuzz` tries all of them or many times as many, drawn otherwise: FUZZ_TIMES and FUZZ_SEED.
+"""
 
 import json
 import os
@@ -26,6 +29,7 @@ from chip.records import read_records
 from chip.workflow.apply import ApplyRequest, carry_out_apply, prepare_apply
 from chip.workflow.requests import read_requests
 
+TIMES, SEED = float(os.environ.get("FUZZ_TIMES", "0.1")), int(os.environ.get("FUZZ_SEED", "0"))
 A, B = "model-1.safetensors", "model-2.safetensors"
 CONFIG = b'{"model_type": "llama", "quantization_config": {"quant_method": "fp8", "weight_block_size": [2, 2]}}'
 WEIGHTS = {"x.weight": np.ones((4, 4), np.float32), "x.bias": np.ones(4, np.float32)}
@@ -219,7 +223,8 @@ def test_nothing_but_a_result_or_a_sentence(tmp_path: Path, name: str) -> None:
     lay_out(directory, name)
     fuzzed = TARGETS[name]
     seeds = [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
-    for data in mutants(seeds, fuzzed.mutation, fuzzed.count, seed=len(name)):
+    count = max(len(seeds), round(fuzzed.count * TIMES))
+    for data in mutants(seeds, fuzzed.mutation, count, seed=1000 * SEED + len(name)):
         attack(fuzzed.target, directory, data)
 
 
