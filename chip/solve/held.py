@@ -23,11 +23,13 @@ def held_records(problem: Problem, most: int) -> tuple[int, ...]:
     """
     split, draw = problem.split, random.Random(problem.settings.seed + problem.turn)
     compared, others = by_node(problem, split.comparison, draw), by_node(problem, split.retain, draw)
-    asking: dict[str, list[int]] = {}
+    shapes = problem.hierarchy.shapes
+    asking: dict[str, list[int]] = {shapes[position]: [] for position in split.target}
     for position in dict.fromkeys((*compared, *others)):
-        asking.setdefault(problem.hierarchy.shapes[position], []).append(position)
-    wanted = sorted({problem.hierarchy.shapes[position] for position in split.target})
-    first = list(dict.fromkeys(_in_turn([asking.get(one) or _alike(problem, one, compared) for one in wanted])))
+        if (asked := asking.get(shapes[position])) is not None:
+            asked.append(position)
+    alike = [asking[one] or _alike(problem, one, compared) for one in sorted(asking)]
+    first = list(dict.fromkeys(_in_turn(alike)))
     return tuple(sorted(list(dict.fromkeys((*first[: max(most // 2, 1)], *compared, *others)))[:most]))
 
 
