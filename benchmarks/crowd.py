@@ -74,17 +74,20 @@ def _of_patient(patient: int, *, images: bool) -> Iterator[dict[str, Any]]:
     draw = random.Random(patient)
     for study in range(STUDIES):
         for section in range(SECTIONS):
-            path = [
-                f"inst_{patient % INSTITUTIONS}",
-                f"patient_{patient}",
-                f"study_{patient}_{study}",
-                f"section_{section}",
-            ]
+            name = f"study_{patient}_{study}"
+            path = [f"inst_{patient % INSTITUTIONS}", f"patient_{patient}", name, f"section_{section}"]
             for number in range(A_NODE):
                 answer = f"{' '.join(draw.sample(WORDS, draw.randint(1, 3)))} {draw.randrange(1000)}"
                 question = f"what is the {ASKED[number]} in section_{section} of {name} ?"
                 image = _image(patient) if images else None
                 yield {"path": path, "image": image, "question": question, "answer": answer}
+
+
+def section(place: int) -> str:
+    """The path of a section by its number; the first of ten patients come before their second, and all theirs before
+    those of the next ten."""
+    patient, (study, number) = place % 10 + 10 * (place // A_PATIENT), divmod(place // 10 % 10, SECTIONS)
+    return f"inst_{patient % INSTITUTIONS}/patient_{patient}/study_{patient}_{study}/section_{number}"
 
 
 def _image(patient: int) -> str:
