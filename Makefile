@@ -8,7 +8,7 @@ DATA ?= data
 # Processes that share the tests, a file at a time.
 WORKERS ?= 2
 
-.PHONY: demo test slow lint types imports check benchmarks clean
+.PHONY: demo test slow lint types imports check benchmarks load clean
 
 demo: $(INSTALLED)
 	$(BIN)/chip demo $(DEMO)
@@ -48,6 +48,9 @@ benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/solve.py
 	$(BIN)/python benchmarks/tune.py
 	$(BIN)/python benchmarks/kernels.py
+
+load: $(INSTALLED)
+	$(BIN)/python benchmarks/load.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

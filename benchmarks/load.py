@@ -24,6 +24,7 @@ from typing import Annotated
 import crowd
 import load_page
 import typer
+from load_page import COLLECTING
 
 Step = dict[str, float]
 
@@ -118,41 +119,42 @@ def _write_crowd(work: Path, kind: str, number: int, more: int = 0) -> Path:
     return directory
 
 
-def collecting(book: Book, work: Path, kind: str, number: int) -> None:
+def collecting(book: Book, work: Path, kind: str, number: int, steps: Sequence[str] = COLLECTING) -> None:
     """Read, prepare, collect, go on after a kill, and add a hundredth; sizes of what is left."""
-    model, data = work / kind, _write_crowd(work, kind, number)
-    statistics, collect = _statistics(work, kind, number), ("-m", "chip", "collect", model)
-    where = f"{kind}, {number} records"
-    book.enter(f"read, {where}", lambda: book.run("-m", "chip", "inspect", model, "--data", data))
-    book.enter(f"prepare, {where}", lambda: book.run("-c", PREPARE, model, data))
-    whole = ("--data", data, "--out", statistics)
+    model, data, statistics = work / kind, _write_crowd(work, kind, number), _statistics(work, kind, number)
+    collect: Sequence[object] = ("-m", "chip", "collect", model)
+    whole: Sequence[object] = (*collect, "--data", data, "--out", statistics)
+    other = statistics.with_name(f"other-{statistics.name}")
 
-    def sized() -> Step:
-        found = book.run(*collect, *whole)
+    def collected() -> Step:
+        found = book.run(*whole)
         return {**found, "file": statistics.stat().st_size / 2**20}
 
-    took = book.enter(f"collect, {where}", sized)
-    book.enter(f"collect again, {where}", lambda: book.run(*collect, *whole))
-    partial = statistics.with_name(f"stopped-{statistics.name}")
-
-    def resumed() -> Step:
-        stopped = ("--data", data, "--out", partial, "--save-every", 1)
-        first = book.run(*collect, *stopped, killed_after=took["clock"] * 0.7)
-        second = book.run(*collect, *stopped)
-        same = partial.read_bytes() == statistics.read_bytes()
-        partial.unlink()
+    def gone_on() -> Step:
+        stopped = (*collect, "--data", data, "--out", other, "--save-every", 1)
+        seconds = book.steps[f"collect, {kind}, {number} records"]["clock"] * 0.7
+        first, second = book.run(*stopped, killed_after=seconds), book.run(*stopped)
+        same = other.read_bytes() == statistics.read_bytes()
+        other.unlink()
         return {**second, "before": first["processor"], "same": same}
-
-    book.enter(f"go on, {where}", resumed)
 
     def added() -> Step:
         more = _write_crowd(work, kind, number, more=number // 100)
-        shutil.copy(statistics, partial)
-        found = book.run(*collect, "--data", more, "--out", partial)
-        partial.unlink()
+        shutil.copy(statistics, other)
+        found = book.run(*collect, "--data", more, "--out", other)
+        other.unlink()
         return found
 
-    book.enter(f"add a hundredth, {where}", added)
+    measures: dict[str, Callable[[], Step]] = {
+        "read": lambda: book.run("-m", "chip", "inspect", model, "--data", data),
+        "prepare": lambda: book.run("-c", PREPARE, model, data),
+        "collect": collected,
+        "collect again": lambda: book.run(*whole),
+        "go on": gone_on,
+        "add a hundredth": added,
+    }
+    for step in steps:
+        book.enter(f"{step}, {kind}, {number} records", measures[step])
 
 
 def _statistics(work: Path, kind: str, number: int) -> Path:
