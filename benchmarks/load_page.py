@@ -29,8 +29,8 @@ def write(steps: Steps, beside: int) -> None:
         f"Made by `python benchmarks/load.py` with {', '.join(f'{name} {one}' for name, one in versions.items())} on",
         f"{platform.machine()}, 1 thread, no accelerator, other work beside it: seconds are of the processor, and in",
         "brackets by the clock, which says how busy the machine was. Memory is the peak of the process, libraries",
-        "and model included. A record in ten is a node's first. *Slope* is that between the last two runs of the",
-        "logarithms, less what the smallest run takes: 1 is growth in proportion.",
+        "and model included. Ten records a node. *Slope* is that between the last two runs of the",
+        "logarithms, less what the smallest run takes: 1 is growth in proportion. What was not run yet is left open.",
         "",
         "![Seconds, memory and file sizes against records and requests](load.png)",
     ]
@@ -119,14 +119,19 @@ def _plot(steps: Steps, beside: int) -> None:
         for key, colour in (("processor", "C0"), ("again", "C1"), ("mebibytes", "C2")):
             _draw(requests, found, key, f"{key}, {label}", mark, colour)
     for axes, title in ((time, "seconds"), (memory, "MiB at most"), (size, "statistics file, MiB")):
-        axes.set(title=title, xlabel="records", xscale="log", yscale="log")
-    requests.set(title=f"requests on {beside:,} records", xlabel="requests", xscale="log", yscale="log")
+        axes.set(title=title, xlabel="records")
+    requests.set(title=f"requests on {beside:,} records", xlabel="requests")
     for axes in (time, memory, size, requests):
+        if axes.lines:
+            axes.set(xscale="log", yscale="log")
         axes.grid(visible=True, which="major", alpha=0.3)
-        axes.legend(fontsize=6)
+        if axes.lines:
+            axes.legend(fontsize=6)
     figure.savefig(RESULTS / "load.png", dpi=110)
 
 
 def _draw(axes: object, found: Mapping[int, Mapping[str, float]], key: str, label: str, mark: str, colour: str) -> None:
+    if not found:
+        return
     values: Sequence[float] = [one[key] for one in found.values()]
     axes.plot(list(found), values, marker=mark, color=colour, label=label)  # type: ignore[attr-defined]

@@ -32,6 +32,7 @@ class Words:
     def likely(self, phrases: Iterable[Phrase]) -> list[int]:
         """The texts, in order, that hold the rarest word of any of the phrases: no other holds a phrase."""
         found: set[int] = set()
+        nowhere = array("I")
         for phrase in phrases:
-            found.update(min((self._texts.get(word, ()) for word in phrase), key=len, default=()))
+            found.update(min((self._texts.get(word, nowhere) for word in phrase), key=len, default=nowhere))
         return sorted(found)
