@@ -34,5 +34,6 @@ class Words:
         found: set[int] = set()
         nowhere = array("I")
         for phrase in phrases:
-            found.update(min((self._texts.get(word, nowhere) for word in phrase), key=len, default=nowhere))
+            rarest = min((self._texts.get(word, nowhere) for word in phrase), key=len, default=nowhere)
+            found.update(rarest)
         return sorted(found)
