@@ -1,16 +1,15 @@
 """The plan of an edit: what it will touch, before it touches it, and what its user should think about first."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chip.hierarchy import Hierarchy, Record, Split, is_under
-from chip.records.digests import image_digest
+from chip.hierarchy import Hierarchy, NodePath, Split, lies_within, said
+from chip.phrases import Phrase, standing_in, words_of
+from chip.records.digests import image_digest, images_of
 
 _LINES_NAMED = 5
-_WORD = re.compile(r"\w+|[^\w\s]")
 _SHORTEST_ANSWER = 3
 """Shorter answers ("no", "2") stand everywhere and mean nothing by themselves."""
 
@@ -50,62 +49,71 @@ def overlap_warnings(hierarchy: Hierarchy, split: Split) -> list[str]:
 
     Retained records are named by line; what they say is never repeated.
     """
+    targets = frozenset(split.targets)
     target = [hierarchy.records[i] for i in split.target]
-    retained = [hierarchy.records[i] for i in split.retain]
+    retained = frozenset(path for path in hierarchy.holding if not lies_within(path, targets))
     warnings = []
-    found, lines = _standing(_own_names(hierarchy, split), retained)
+    found, lines = _standing(_own_names(hierarchy, targets, retained), hierarchy, retained)
     if found:
         warnings.append(
             f"names of the target also stand in retained records ({_named_lines(lines)}); those are kept as they are"
         )
     answers = {record.answer for record in target if len(record.answer) >= _SHORTEST_ANSWER}
-    found, lines = _standing(answers, retained)
+    found, lines = _standing(answers, hierarchy, retained)
     if found:
         warnings.append(
             f"{len(found)} of the target's {len(answers)} answers also stand in retained records "
             f"({_named_lines(lines)}); the edited model may still give them"
         )
-    shown = {image_digest(path) for record in retained for path in record.images}
-    own = {image_digest(path) for record in target for path in record.images}
-    if own & shown:
-        lines = [record.line for record in retained if {image_digest(path) for path in record.images} & own]
+    own = images_of(target)
+    shown, lines = _shown(own, hierarchy, retained)
+    if shown:
         warnings.append(
-            f"{len(own & shown)} of the target's {len(own)} images are also shown by retained records "
-            f"({_named_lines(lines)})"
+            f"{len(shown)} of the target's {len(own)} images are also shown by retained records ({_named_lines(lines)})"
         )
     return warnings
 
 
-def _own_names(hierarchy: Hierarchy, split: Split) -> set[str]:
+def _own_names(hierarchy: Hierarchy, targets: Set[NodePath], retained: Iterable[NodePath]) -> set[str]:
     """Names of nodes at or below the targets that no retained node bears."""
     inside = {
         name
-        for node in hierarchy.nodes
-        for target in split.targets
-        if is_under(node, target)
-        for name in node[len(target) - 1 :]
+        for path in hierarchy.holding
+        for depth in range(1, len(path) + 1)
+        if path[:depth] in targets
+        for name in path[depth - 1 :]
     }
-    outside = {name for i in split.retain for name in hierarchy.paths[i]}
-    return inside - outside
+    return inside - {name for path in retained for name in path}
 
 
-def _standing(phrases: set[str], records: Sequence[Record]) -> tuple[set[tuple[str, ...]], list[int]]:
-    """Which phrases stand in the records, as words, and on which lines; in time that grows with the records alone."""
-    wanted = {_words(phrase) for phrase in phrases} - {()}
-    lengths = {len(phrase) for phrase in wanted}
-    found: set[tuple[str, ...]] = set()
+def _standing(phrases: Iterable[str], hierarchy: Hierarchy, retained: Set[NodePath]) -> tuple[set[Phrase], list[int]]:
+    """Which phrases stand in the retained records, as words, and on which lines.
+
+    Records are looked up by their words, which were put in order once for all requests.
+    """
+    wanted = frozenset(map(words_of, phrases)) - {()}
+    lengths = frozenset(map(len, wanted))
+    found: set[Phrase] = set()
     lines = []
-    for record in records:
-        words = _words(f"{record.question}\n{record.answer}\n{record.text or ''}")
-        here = {words[i : i + n] for n in lengths for i in range(len(words) - n + 1)} & wanted
-        if here:
+    for position in hierarchy.origin.words.likely(wanted):
+        record = hierarchy.origin.records[position]
+        if record.path in retained and (here := standing_in(said(record), wanted, lengths)):
             found |= here
             lines.append(record.line)
     return found, lines
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(text.casefold()))
+def _shown(images: Set[str], hierarchy: Hierarchy, retained: Set[NodePath]) -> tuple[set[str], list[int]]:
+    """Which images, by digest, retained records show as well, and on which lines these stand."""
+    found: set[str] = set()
+    positions: set[int] = set()
+    records = hierarchy.origin.records
+    for file, showing in hierarchy.origin.showing.items() if images else ():
+        kept = [position for position in showing if records[position].path in retained]
+        if kept and (digest := image_digest(file)) in images:
+            found.add(digest)
+            positions.update(kept)
+    return found, [records[position].line for position in sorted(positions)]
 
 
 def _named_lines(lines: Sequence[int]) -> str:

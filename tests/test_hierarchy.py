@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chip.errors import ChipError
-from chip.hierarchy import Hierarchy, NodePath, Record, comparison_sets, is_under
+from chip.hierarchy import Hierarchy, NodePath, Record, comparison_sets, is_under, shape
 
 LEVELS = ("institution", "patient", "study", "section")
 PATHS = st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map(tuple)
@@ -107,6 +107,38 @@ class TestSplit:
         for i in split.rest:
             assert not parent or not is_under(paths[i], parent) or len(paths[i]) < depth
             assert not is_under(target, paths[i])
+
+    @given(TREES, st.lists(PATHS, min_size=1, max_size=4, unique=True))
+    def test_several_targets_divide_the_records_as_each_record_by_itself_would_have_it(
+        self, paths: list[NodePath], targets: list[NodePath]
+    ) -> None:
+        assume(not any(a != b and is_under(a, b) for a in targets for b in targets))
+        assume(all(any(is_under(path, target) for path in paths) for target in targets))
+        groups: dict[str, list[int]] = {"target": [], "shared": [], "siblings": [], "rest": []}
+        for i, path in enumerate(paths):
+            if any(is_under(path, target) for target in targets):
+                groups["target"].append(i)
+            elif any(is_under(target, path) for target in targets):
+                groups["shared"].append(i)
+            elif any(len(t) > 1 and len(path) >= len(t) and is_under(path, t[:-1]) for t in targets):
+                groups["siblings"].append(i)
+            else:
+                groups["rest"].append(i)
+        assume(len(groups["target"]) < len(paths))
+        split = Hierarchy(LEVELS, [Record(path) for path in paths]).split(targets)
+        assert {name: list(getattr(split, name)) for name in groups} == groups
+        compared = {i for one in comparison_sets(paths, targets) for i in one.comparison}
+        assert split.comparison == tuple(sorted(compared))
+
+    @given(TREES, PATHS)
+    def test_what_is_left_of_records_asks_what_it_asked(self, paths: list[NodePath], gone: NodePath) -> None:
+        everything = Hierarchy(
+            LEVELS, [Record(path, f"what of {path[-1]} in ward {i} ?") for i, path in enumerate(paths)]
+        )
+        left = everything.without([gone]).without([gone[:1]])
+        assert left.origin is everything
+        assert left.records == tuple(one for one in everything.records if not is_under(one.path, gone[:1]))
+        assert left.shapes == tuple(map(shape, left.records))
 
     def test_an_institution_has_no_siblings(self) -> None:
         assert HOSPITAL.split([("inst_0",)]).siblings == ()

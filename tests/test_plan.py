@@ -1,12 +1,16 @@
 """The plan: what of the target also stands in retained records is said beforehand, by line and never by content."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from edits import request
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_records import split_of, write_image, write_lines
 
+from chip.hierarchy import Hierarchy, Record
 from chip.plan import overlap_warnings
 from chip.workflow import prepare_edit
 
@@ -20,6 +24,12 @@ def warnings_of(directory: Path, target: str, *records: dict[str, Any]) -> str:
     return "\n".join(overlap_warnings(*split_of(write_lines(directory, *records), target)))
 
 
+def stands(phrase: str, record: Record) -> bool:
+    """Whether words stand in a record one after the other."""
+    return f" {phrase} " in f" {record.question} {record.answer} "
+
+
+SAID = st.lists(st.sampled_from("abcd"), min_size=1, max_size=4).map(" ".join)
 OWN = record("inst_0/patient_1", "who is patient_1 ?", "Sonia Garner")
 OTHER = record("inst_0/patient_2", "who is patient_2 ?", "Ada Lake")
 
@@ -70,6 +80,21 @@ class TestOverlap:
         many = [record(f"inst_{i}", "like patient_1 ?", f"number {i}") for i in range(2, 12)]
         said = warnings_of(tmp_path, "patient_1", OWN, *many)
         assert "lines 2, 3, 4, 5, 6 and 5 more" in said
+
+    @given(st.lists(st.tuples(st.sampled_from(["p1", "p2", "p3"]), SAID, SAID), min_size=2, max_size=12))
+    def test_records_are_found_by_their_words_as_by_looking_through_all_of_them(
+        self, told: list[tuple[str, str, str]]
+    ) -> None:
+        """Whether or not other records were forgotten before."""
+        records = [Record(("ward", name), *said, line=line) for line, (name, *said) in enumerate(told, 1)]
+        records += [Record(("ward", "p1"), "a b", "b c d", line=98), Record(("ward", "p4"), "b", "a b", line=99)]
+        everything = Hierarchy(("ward", "patient"), records)
+        for left in (everything, everything.without([("ward", "p3")])):
+            split = left.split([("ward", "p1")])
+            answers = {left.records[i].answer for i in split.target if len(left.records[i].answer) >= 3}
+            lines = [left.records[i].line for i in split.retain if any(stands(one, left.records[i]) for one in answers)]
+            (found,) = [*(one for one in overlap_warnings(left, split) if "answers also" in one), ""][:1]
+            assert re.findall(r"\d+(?=[, )])", found.partition("(line")[2])[:5] == [str(line) for line in lines[:5]]
 
     def test_names_are_taken_literally(self, tmp_path: Path) -> None:
         own = record("inst_0/a.c(", "who ?", "x")

@@ -38,13 +38,13 @@ def read_records(directory: str | Path, name: str = RECORDS) -> Hierarchy:
     source = directory / name
     if not source.is_file():
         raise no_records(directory, name)
-    levels = _read_levels(directory / "dataset.json")
+    levels, inside = _read_levels(directory / "dataset.json"), directory.resolve()
     records = []
     with source.open("rb") as file:
         for number, line in enumerate(_lines(file), start=1):
             if line.strip():
                 at = Place(source, number)
-                records.append(parse_record(_object(line, at), at, directory.resolve(), levels))
+                records.append(parse_record(_object(line, at), at, inside, levels))
     if not records:
         raise ChipError(f"{source} holds no records")
     return Hierarchy(levels, records)

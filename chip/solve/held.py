@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
-from chip.hierarchy import NodePath, shape
+from chip.hierarchy import NodePath
 from chip.solve.problem import Problem
 
 _ALIKE_ENOUGH = 512
@@ -23,11 +23,13 @@ def held_records(problem: Problem, most: int) -> tuple[int, ...]:
     """
     split, draw = problem.split, random.Random(problem.settings.seed + problem.turn)
     compared, others = by_node(problem, split.comparison, draw), by_node(problem, split.retain, draw)
-    asking: dict[str, list[int]] = {}
+    shapes = problem.hierarchy.shapes
+    asking: dict[str, list[int]] = {shapes[position]: [] for position in split.target}
     for position in dict.fromkeys((*compared, *others)):
-        asking.setdefault(shape(problem.hierarchy.records[position]), []).append(position)
-    wanted = sorted({shape(record) for record in problem.records(split.target)})
-    first = list(dict.fromkeys(_in_turn([asking.get(one) or _alike(problem, one, compared) for one in wanted])))
+        if (asked := asking.get(shapes[position])) is not None:
+            asked.append(position)
+    alike = [asking[one] or _alike(problem, one, compared) for one in sorted(asking)]
+    first = list(dict.fromkeys(_in_turn(alike)))
     return tuple(sorted(list(dict.fromkeys((*first[: max(most // 2, 1)], *compared, *others)))[:most]))
 
 
@@ -54,7 +56,7 @@ def donors(problem: Problem, held: Sequence[int]) -> dict[int, int]:
 def _alike(problem: Problem, wanted: str, compared: Sequence[int]) -> list[int]:
     """The comparison records whose words are most like a question that nobody else asks."""
     few = compared[:_ALIKE_ENOUGH]
-    return sorted(few, key=lambda position: -likeness(wanted, shape(problem.hierarchy.records[position])))[:8]
+    return sorted(few, key=lambda position: -likeness(wanted, problem.hierarchy.shapes[position]))[:8]
 
 
 def likeness(first: str, second: str) -> float:

@@ -110,9 +110,7 @@ def _shared_out(prepared: PreparedBatch, salt: bytes, jobs: int, notice: Notice,
     found: dict[int, Outcome] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _begin, (prepared.request, prepared.asked, salt)) as pool:
-        running = {
-            pool.submit(_run_there, prepared.request, prepared.asked, salt, asked): asked for asked in prepared.asked
-        }
+        running = {pool.submit(_run_there, asked): asked for asked in prepared.asked}
         for one in as_completed(running):
             try:
                 outcome, said = one.result()
@@ -126,7 +124,11 @@ def _shared_out(prepared: PreparedBatch, salt: bytes, jobs: int, notice: Notice,
 def _begin(request: BatchRequest, asked: tuple[Asked, ...], salt: bytes) -> None:
     """What a process does first: it ends with the one that started it, whatever ended that."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _bench_here(request, asked, salt)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    prepared = prepare_batch(request, asked)
+    standing = obtain(prepared.opened, prepared.supply, prepared.alpha, request.collecting, keep=False)
+    _benches_here().append(_bench(prepared, standing, salt))
 
 
 def _end_with_parent() -> None:
@@ -137,16 +139,11 @@ def _end_with_parent() -> None:
 
 
 @cache
-def _bench_here(request: BatchRequest, asked: tuple[Asked, ...], salt: bytes) -> Bench:
-    """The bench of this process, made once."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    prepared = prepare_batch(request, asked)
-    supplied, collecting = prepared.supply, request.collecting
-    return _bench(prepared, obtain(prepared.opened, supplied, prepared.alpha, collecting, keep=False), salt)
+def _benches_here() -> list[Bench]:
+    """The bench of this process, once it has begun: it would travel with every request, were it handed over."""
+    return []
 
 
-def _run_there(
-    request: BatchRequest, everything: tuple[Asked, ...], salt: bytes, asked: Asked
-) -> tuple[Outcome, tuple[str, ...]]:
-    return run_one(_bench_here(request, everything, salt), asked)
+def _run_there(asked: Asked) -> tuple[Outcome, tuple[str, ...]]:
+    (bench,) = _benches_here()
+    return run_one(bench, asked)

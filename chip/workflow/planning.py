@@ -9,7 +9,7 @@ from chip.duolearn.notices import training_notices
 from chip.duolearn.solving import trained_parameters
 from chip.edit.outputs import files_left_behind
 from chip.edit.receipt import default_receipt
-from chip.hierarchy import Hierarchy, Split, shape
+from chip.hierarchy import Hierarchy, Split
 from chip.models.loading import LoadedModel
 from chip.models.sites import StoredSite
 from chip.plan import Plan, overlap_warnings
@@ -87,8 +87,8 @@ def _oblique_notices(settings: EditSettings, loaded: LoadedModel, hierarchy: Hie
 
 def _counterpart_notices(hierarchy: Hierarchy, split: Split) -> list[str]:
     """Where answers to the same question are missing, what stands in is farther off than a user would think."""
-    wanted = [shape(hierarchy.records[i]) for i in split.target]
-    known = {shape(hierarchy.records[i]) for i in split.retain}
+    wanted = [hierarchy.shapes[i] for i in split.target]
+    known = {hierarchy.shapes[i] for i in split.retain}
     alone = sum(one not in known for one in wanted)
     if not alone:
         return []
