@@ -28,7 +28,8 @@ test: $(INSTALLED)
 check:
 	$(MAKE) lint types imports
 	rm -rf build/coverage
-	$(MAKE) test slow coverage COVERAGE=1
+	$(MAKE) test COVERAGE=1
+	$(MAKE) slow coverage
 	$(MAKE) docs wheels fuzz
 
 # By hand, for hours, before a release; what comes of it is committed under benchmarks/results.
@@ -36,9 +37,9 @@ soak:
 	$(MAKE) fuzz TIMES=20
 	$(MAKE) mutation load
 
-# The benchmark from end to end: minutes, so it stands apart.
+# Whole runs: the benchmark from end to end, the commands of README and docs/ to the letter.
 slow: $(INSTALLED)
-	$(PYTEST) tests -m slow
+	$(BIN)/python -m pytest tests -m slow --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
