@@ -39,7 +39,7 @@ soak:
 
 # Whole runs: the benchmark from end to end, the commands of README and docs/ to the letter.
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m slow --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest tests -m slow --numprocesses $(WORKERS) --dist loadgroup
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

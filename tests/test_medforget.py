@@ -23,7 +23,8 @@ LEVELS = ("institution", "patient", "study", "section")
 PLANTING = ("--train", "full", "--epochs", 18, "--learning-rate", 1e-3, "--batch-size", 16, "--accumulate", 1)
 """Every parameter of a model of 1.4 million, from random weights: LoRA beside those would learn nothing."""
 
-pytestmark = pytest.mark.slow
+# One process has all of them: they share what takes minutes to build.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("medforget")]
 
 
 def done(*arguments: Any, processes: int = 1) -> str:

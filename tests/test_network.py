@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_records import write_hospital
 from transformers import AutoModelForCausalLM
 
-from chip.cli import app
+from chip.cli.app import app
 
 ONE_AFTER_THE_OTHER = """
 import json, sys

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from chip.cli import app
+from chip.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -2,7 +2,6 @@
 
 import sys
 
-from chip.cli.app import app
 from chip.errors import ChipError, UsageError
 from chip.readable import readable
 
@@ -31,7 +30,12 @@ def _say(sentence: str) -> None:
 
 
 def _run() -> None:
-    """Run the verb. Raises KeyboardInterrupt where it was interrupted, of which typer makes an exit without a word."""
+    """Run the verb. Raises KeyboardInterrupt where it was interrupted, of which typer makes an exit without a word.
+
+    The verbs are imported here, so that an interruption meanwhile is told as any other.
+    """
+    from chip.cli.app import app
+
     try:
         app()
     except SystemExit as ended:
