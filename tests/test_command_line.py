@@ -1,6 +1,7 @@
 """The command line as its users meet it: quick help, one JSON object, plain errors, and the same bytes every time."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -215,3 +216,27 @@ def ulps(before: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarra
     size = np.maximum(np.maximum(np.abs(before), np.abs(first)), np.finfo(np.float32).tiny)
     unit = 2.0 ** (np.floor(np.log2(size)) - ml_dtypes.finfo(ml_dtypes.bfloat16).nmant)
     return np.abs(first - second) / unit
+
+
+class TestShells:
+    def completed(self, *words: str) -> list[str]:
+        """What a shell is told that the last word may become."""
+        asked = {
+            "_CHIP_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(("chip", *words)),
+            "COMP_CWORD": f"{len(words)}",
+        }
+        script = Path(sys.executable).with_name("chip")
+        done = subprocess.run([script], env={**os.environ, **asked}, capture_output=True, text=True, check=False)
+        return done.stdout.split()
+
+    def test_verbs_flags_and_values_are_completed(self) -> None:
+        assert self.completed("ins") == ["inspect"]
+        assert self.completed("edit", "--meth") == ["--method"]
+        assert self.completed("edit", "--method", "c") == ["counterpart", "chip"]
+
+    def test_a_listing_that_nobody_reads_on_ends_quietly(self, llava_directory: Path) -> None:
+        reader = f"{sys.executable} -m chip inspect {llava_directory} | head -n 1"
+        done = subprocess.run(["bash", "-c", reader], capture_output=True, text=True, check=False)
+        assert done.stdout.startswith(str(llava_directory))
+        assert not done.stderr

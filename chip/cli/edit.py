@@ -34,6 +34,7 @@ from chip.cli.options import (
     Verify,
     VerifyRecords,
     Workers,
+    one_of,
     quiet_libraries,
 )
 from chip.cli.training_options import (
@@ -66,7 +67,7 @@ from chip.cli.training_options import (
     WeightDecay,
 )
 from chip.errors import ChipError
-from chip.settings import METHODS, CollectSettings, EditSettings, TuningSettings
+from chip.settings import KEYS, METHODS, CollectSettings, EditSettings, TuningSettings
 
 if TYPE_CHECKING:
     from chip.cli.console import Printer
@@ -81,7 +82,9 @@ def edit(
     model: Models,
     forget: Forget,
     data: Data,
-    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.", envvar="CHIP_METHOD")] = _STANDARD.method,
+    method: Annotated[
+        str, typer.Option(help=f"{', '.join(METHODS)}.", envvar="CHIP_METHOD", autocompletion=one_of(*METHODS))
+    ] = _STANDARD.method,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -101,7 +104,10 @@ def edit(
         float, typer.Option(help="chip: share of the directions' energy that is removed.", envvar="CHIP_VARIANCE")
     ] = _STANDARD.variance,
     alpha: Alpha = _STANDARD.alpha,
-    keys: Annotated[str, typer.Option(help="oblique: answer, image or both.", envvar="CHIP_KEYS")] = _STANDARD.keys,
+    keys: Annotated[
+        str,
+        typer.Option(help="oblique: answer, image or both.", envvar="CHIP_KEYS", autocompletion=one_of(*KEYS)),
+    ] = _STANDARD.keys,
     toward: Annotated[
         str,
         typer.Option(help="oblique: mean, unknown (what other images would give), or beyond it.", envvar="CHIP_TOWARD"),

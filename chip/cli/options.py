@@ -1,9 +1,20 @@
 """The options that several verbs share, spelled once."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """What a shell completes a value to: those of the names that begin like it."""
+
+    def completions(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return completions
+
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Directory of the model, or a hub id in the local cache.", show_default=False)
@@ -20,8 +31,22 @@ Forget = Annotated[
     list[str],
     typer.Option(help="Node to forget, by name or path; may be repeated.", envvar="CHIP_FORGET", show_default=False),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, or spread over all GPUs.", envvar="CHIP_DEVICE")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", envvar="CHIP_DTYPE")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1 …, or spread over all GPUs.",
+        envvar="CHIP_DEVICE",
+        autocompletion=one_of("auto", "cpu", "cuda", "mps", "spread"),
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16 or float16.",
+        envvar="CHIP_DTYPE",
+        autocompletion=one_of("auto", "float32", "bfloat16", "float16"),
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Records asked at once.", envvar="CHIP_BATCH_SIZE")]
 BatchTokens = Annotated[
     int | None,
