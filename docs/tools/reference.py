@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import typer
 
-from chip.cli import app
+from chip.cli.app import app
 
 PAGE = Path(__file__).parents[1] / "reference" / "command-line.md"
 _LEAD = """\
