@@ -79,13 +79,13 @@ class MetricBases:
         """The base of a site's total. Raises ChipError where it is singular, and ValueError where it is another total
         than the site had before."""
         key = (site, ridge, like.dtype, like.device)
-        one = self._bases.pop(key, None)
+        one = self._bases.get(key)
         if one is None:
             self._make_room(total.outer.numel() * like.element_size())
-            one = Base(total, ridge, like)
+            one = self._bases[key] = Base(total, ridge, like)
         elif one.total.count != total.count or not torch.equal(one.total.total, total.total):
             raise ValueError(f"these bases belong to other statistics: {site} had another total")
-        self._bases[key] = one
+        self._bases.move_to_end(key)
         return one
 
     def _make_room(self, needed: int) -> None:
