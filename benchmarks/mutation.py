@@ -9,27 +9,34 @@ seconds. Each is mutated in a copy that is laid out as a wheel is, so that what 
 never the checkout. What an error says is not mutated: whether one is raised is. Nor are functions with decorators,
 which mutmut passes over.
 
-`run` keeps going where it was stopped, if DIRECTORY is kept, and tests again what changed. Survivors are listed with
-their difference. `page` writes `benchmarks/results/mutation.md` from `mutation.json` and from what
-`mutation_equivalent.json` says of those that no test could tell apart.
+`run` goes on where it was stopped, if DIRECTORY is kept, and tests again what changed. Rooms, and why survivors make no
+difference that could be observed, stand in `mutation.toml`. `page` writes `results/mutation.md` from
+`results/mutation.json`, which lists the difference that every survivor is.
 """
 
 import ast
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 HERE = Path(__file__).resolve().parent
 ROOT, RESULTS = HERE.parent, HERE / "results"
-ROOMS = tomllib.loads((HERE / "mutation.toml").read_text())
+KEPT = RESULTS / "mutation.json"
+PLAN = tomllib.loads((HERE / "mutation.toml").read_text())
+ROOMS: dict[str, Any] = PLAN["rooms"]
 """By name: `modules` of chip, `tests` by their ids, in files under tests/."""
 
 STATUS = {1: "killed", 3: "killed", 0: "survived", 5: "untested", 33: "untested", 34: "left out"}
@@ -69,6 +76,18 @@ def run(
     page()
 
 
+@app.command()
+def note(
+    room: Annotated[list[str] | None, typer.Option(help="Which; may be repeated.")] = None,
+    keep: Annotated[Path, typer.Option(help="Where copies and progress are kept.")] = Path("build/mutation"),
+) -> None:
+    """Note down what a run has found so far, whether or not it has ended."""
+    for name in room or ROOMS:
+        if (keep / name / "mutants").exists():
+            _keep(found(keep.resolve() / name, ROOMS[name]["modules"]))
+    page()
+
+
 def lay_out(place: Path, modules: list[str], tests: list[str]) -> None:
     """A copy of the package and the tests, as a wheel would install them, with mutmut's settings."""
     place.mkdir(parents=True, exist_ok=True)
@@ -85,7 +104,8 @@ def lay_out(place: Path, modules: list[str], tests: list[str]) -> None:
         "source_paths": ["chip"],
         "only_mutate": [f"chip/{module}.py" for module in modules],
         "pytest_add_cli_args_test_selection": [f"tests/{one}" for one in tests],
-        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "no:xdist"],
+        # Collecting garbage before and after takes longer than most tests.
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"],
         # A test of hypothesis does not run twice in one process, so none runs in the one that others come of.
         "process_isolation": "forkserver",
         "timeout_constant": 30.0,
@@ -93,29 +113,72 @@ def lay_out(place: Path, modules: list[str], tests: list[str]) -> None:
     }
     lines = ["[tool.mutmut]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
     (place / "pyproject.toml").write_text("\n".join(lines) + "\n")
-    shutil.copytree(place / "tests", place / "mutants" / "tests", dirs_exist_ok=True)
 
 
 def found(place: Path, modules: list[str]) -> list[Mutant]:
     """What became of the mutants of a room, with the differences of those that live."""
-    mutants = []
+    codes: dict[str, int | None] = {}
     for module in modules:
-        codes = json.loads((place / "mutants" / "chip" / f"{module}.py.meta").read_text())["exit_code_by_key"]
-        for name, code in codes.items():
-            status = "not run" if code is None else STATUS.get(code, f"ended with {code}")
-            mutants.append(Mutant(name, status, "" if status == "killed" else _difference(place, name)))
-    return mutants
+        codes |= json.loads((place / "mutants" / "chip" / f"{module}.py.meta").read_text())["exit_code_by_key"]
+    statuses = {
+        name: "not run" if code is None else STATUS.get(code, f"ended with {code}") for name, code in codes.items()
+    }
+    differences = _differences(
+        place, [name for name, status in statuses.items() if status not in ("killed", "not run")]
+    )
+    return [Mutant(name, status, differences.get(name, "")) for name, status in statuses.items()]
 
 
 @app.command()
 def page() -> None:
     """Write the page from the results that are kept."""
-    (RESULTS / "mutation.md").write_text(_page(json.loads((RESULTS / "mutation.json").read_text()), _explained()))
+    (RESULTS / "mutation.md").write_text(_page(json.loads(KEPT.read_text())))
 
 
-def _explained() -> dict[str, str]:
-    """Why a mutant makes no difference that could be observed, by the difference that it is."""
-    return {one["difference"]: one["reason"] for one in json.loads((RESULTS / "mutation_equivalent.json").read_text())}
+def _keep(mutants: list[Mutant]) -> None:
+    """Put what was found of some modules in the place of what was known of them."""
+    kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    for module in sorted({one.module for one in mutants}):
+        own = [one for one in mutants if one.module == module]
+        left = [{"status": one.status, "difference": one.difference} for one in own if one.status != "killed"]
+        kept[module] = {"mutants": len(own), "killed": len(own) - len(left), "left": left}
+    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n")
+
+
+def _reason(difference: str) -> str:
+    """Why a mutant makes no difference that could be observed; empty where nobody has said so."""
+    for one in PLAN["equivalent"]:
+        if "pattern" in one:
+            sides = {re.sub(one["pattern"], "", line[2:]) for line in difference.splitlines()}
+            if len(sides) == 1:
+                return str(one["reason"])
+        elif difference in one["differences"]:
+            return str(one["reason"])
+    return ""
+
+
+def _page(kept: Mapping[str, Any]) -> str:
+    rows, explained, unexplained = [], [], []
+    for module, one in kept.items():
+        counts = Counter(left["status"] for left in one["left"])
+        survived = [left["difference"] for left in one["left"] if left["status"] == "survived"]
+        reasons = {difference: _reason(difference) for difference in survived}
+        unclear = sum(not reasons[difference] for difference in survived)
+        numbers = one["mutants"], one["killed"], counts["timed out"], len(survived) - unclear, unclear
+        untested = len(one["left"]) - counts["timed out"] - len(survived)
+        rows.append(f"| `{module}` | {' | '.join(map(str, (*numbers, untested)))} |")
+        explained += [f"| `{module}` | {_cell(what)} | {reason} |" for what, reason in reasons.items() if reason]
+        unexplained += [f"| `{module}` | {_cell(what)} |" for what, reason in reasons.items() if not reason]
+    machine = f"{platform.machine()}, {os.cpu_count()} processors, one child, other work beside it"
+    values = {"version": version("mutmut"), "python": platform.python_version(), "machine": machine}
+    tables = {"rows": rows, "explained": explained, "unexplained": unexplained or ["| – | |"]}
+    text: str = PLAN["page"].format(**values, **{name: "\n".join(lines) for name, lines in tables.items()})
+    return text
+
+
+def _cell(difference: str) -> str:
+    """A difference in a cell of a table."""
+    return "<br>".join(f"`{line}`" for line in difference.replace("|", "\\|").splitlines())
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -143,9 +206,20 @@ def _messages_left_out(source: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _difference(place: Path, name: str) -> str:
-    """The lines that a mutant takes away and puts in their place."""
-    command = [sys.executable, "-m", "mutmut", "show", name]
-    shown = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout
-    changed = [line for line in shown.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
-    return "\n".join(f"{line[0]} {line[1:].strip()}" for line in changed)
+def _differences(place: Path, names: Sequence[str]) -> dict[str, str]:
+    """The lines that mutants take away and put in their place, by name."""
+    show = (
+        "import json, sys; from mutmut.mutation.diff_apply import get_diff_for_mutant as show; "
+        "print(json.dumps({name: show(name) for name in json.load(sys.stdin)}))"
+    )
+    command, given = [sys.executable, "-c", show], json.dumps(names)
+    done = subprocess.run(command, cwd=place, input=given, capture_output=True, text=True, check=True)
+    found = {}
+    for name, shown in json.loads(done.stdout.splitlines()[-1]).items():
+        changed = [line for line in shown.splitlines() if line[:1] in ("+", "-") and line[:3] not in ("+++", "---")]
+        found[name] = "\n".join(f"{line[0]} {line[1:].strip()}" for line in changed)
+    return found
+
+
+if __name__ == "__main__":
+    app()

@@ -4,12 +4,15 @@ import pytest
 import torch
 from drawing import EPS, drawn, near, sums
 
+from chip.collect import Moments
 from chip.collect.sketch import sketch_of
+from chip.settings import EditSettings
 from chip.solve import counterpart, least_change, refresh
 from chip.solve.counterpart import Tokens
 from chip.solve.held import likeness
 from chip.solve.image_keys import _mean_image
 from chip.solve.least_change import SiteChange, Weights
+from chip.solve.problem import Problem
 
 
 class TestLeastChange:
@@ -79,6 +82,28 @@ class TestLeastChange:
         near(one.keys, drawn(2, 2, 6).float())
         near(one.right, drawn(1, 2, 6).float())
         assert (one.relative, one.distortion) == (0.5, 0.25)
+
+
+class TestWeights:
+    compared = torch.tensor([True, False, True, False, False])
+
+    def weights(self, compared: torch.Tensor, unheld: Moments | None, **values: float) -> Weights:
+        """Of four target tokens and five that are held; nothing of a request but its settings bears on them."""
+        settings = EditSettings(method="counterpart", **values)  # type: ignore[arg-type]
+        problem = Problem(*[None] * 5, settings, frozenset())  # type: ignore[arg-type]
+        tokens = Tokens(4, compared, torch.arange(4), torch.ones(4).bool(), torch.zeros(9).long())
+        return counterpart._weights(problem, tokens, unheld)
+
+    def test_the_retained_count_alike_the_comparison_once_more_and_the_target_shares_the_strength(self) -> None:
+        found = self.weights(self.compared, sums(drawn(0, 10, 2)), strength=2.0, sibling_weight=0.5)
+        assert found.retain.tolist() == pytest.approx([1 / 15 + 0.25, 1 / 15, 1 / 15 + 0.25, 1 / 15, 1 / 15])
+        assert found.target.tolist() == [0.5] * 4
+        assert found.heavier.tolist() == [1.0] * 9
+        assert {one.dtype for one in (found.retain, found.target, found.heavier)} == {torch.float64}
+
+    def test_without_comparison_and_without_others_each_is_one_of_those_held(self) -> None:
+        found = self.weights(torch.zeros(5).bool(), None, sibling_weight=0.5)
+        assert found.retain.tolist() == pytest.approx([1 / 5] * 5)
 
 
 class TestSlipping:

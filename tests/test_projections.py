@@ -40,6 +40,22 @@ class TestOrthogonal:
             assert orthogonal._neurons(sums, sums.absolute.sum(0), inside, 50) is None
             assert orthogonal.solve_site(sums, self.nodes, [("i0", "p0")], 50, 0.95) is None
 
+    def test_the_neurons_are_those_that_the_target_raises_above_what_is_retained(self) -> None:
+        """At every site, also behind one that the target does not reach; the third node reaches none."""
+        nodes, counts = (*self.nodes, ("i1", "p0")), torch.tensor([3, 2, 0])
+        means = drawn(0, 3, 2, 40) + torch.linspace(0, 5, 40)
+        pooled = {
+            name: PooledSums(one * counts[:, None], one.abs() * counts[:, None], counts)
+            for name, one in (("first", means[:, 0]), ("last", means[:, 1]))
+        }
+        blind = PooledSums(means[:, 0], means[:, 0].abs(), torch.tensor([0, 2, 0]))
+        found = orthogonal.solve_requests({"blind": blind, **pooled}, nodes, [[("i0", "p0")]], 25, 0.95)[0]
+        assert found["blind"] is None
+        for number, name in enumerate(pooled):
+            one, expected = found[name], orthogonal.select_neurons(*means[:2, number].abs(), 25)
+            assert one is not None
+            assert one.neurons.tolist() == expected.tolist()
+
     def test_a_call_takes_the_numbers_of_its_stacks_filled_up(self) -> None:
         alike = [orthogonal._Stack(0, "", torch.arange(5), drawn(n, n, 5)) for n in (2, 7, 3)]
         assert orthogonal._numbers(alike) == pad_sequence([one.rows for one in alike], batch_first=True).numel()
