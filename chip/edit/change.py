@@ -26,13 +26,12 @@ class Redirected:
     """How a change that sends keys elsewhere is derived from other weights W': it gains `(P − W' Xᵀ) B`, so that what
     the keys are sent to stays where it was.
 
-    keys: X (r, d). outputs: P = W Xᵀ (D, r) of the weights W that the change was solved on. basis: B (r, d), the
-    metric's answer to the keys; None where it is the change's own right factor. transposed: as in `Projected`.
+    keys: X (r, d). outputs: P = W Xᵀ (D, r) of the weights W that the change was solved on. B (r, d), the metric's
+    answer to the keys, is the change's own right factor. transposed: as in `Projected`.
     """
 
     keys: Array
     outputs: Array
-    basis: Array | None = None
     transposed: bool = False
 
 
