@@ -1,7 +1,7 @@
 """Mutation testing of `chip/solve` and `chip/edit`: is there a test that notices when the arithmetic is another?
 
-    python benchmarks/mutation.py run [--room metric --room change] [--keep DIRECTORY]
-    python benchmarks/mutation.py page
+    python benchmarks/mutation.py [run] [--room arithmetic] [--keep DIRECTORY]
+    python benchmarks/mutation.py note
 
 mutmut (https://mutmut.readthedocs.io) changes one operator, number, argument or condition at a time, and runs the tests
 that reach the function. A room is a few modules with the tests that are theirs: those that run in process and in
@@ -9,9 +9,9 @@ seconds. Each is mutated in a copy that is laid out as a wheel is, so that what 
 never the checkout. What an error says is not mutated: whether one is raised is. Nor are functions with decorators,
 which mutmut passes over.
 
-`run` goes on where it was stopped, if DIRECTORY is kept, and tests again what changed. Rooms, and why survivors make no
-difference that could be observed, stand in `mutation.toml`. `page` writes `results/mutation.md` from
-`results/mutation.json`, which lists the difference that every survivor is.
+`run` goes on where it was stopped, if DIRECTORY is kept, and tests again what changed; `note` notes down what one that
+has not ended has found. Rooms, and why survivors make no difference that could be observed, stand in `mutation.toml`.
+Both write `results/mutation.json`, with the difference that every survivor is, and from it `results/mutation.md`.
 """
 
 import ast
@@ -39,6 +39,9 @@ PLAN = tomllib.loads((HERE / "mutation.toml").read_text())
 ROOMS: dict[str, Any] = PLAN["rooms"]
 """By name: `modules` of chip, `tests` by their ids, in files under tests/."""
 
+QUICK = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""A mutant takes a second or two, so that what pytest does around the tests shows."""
+
 STATUS = {1: "killed", 3: "killed", 0: "survived", 5: "untested", 33: "untested", 34: "left out"}
 STATUS |= dict.fromkeys((-24, 24, 36, 152, 255), "timed out")
 
@@ -58,6 +61,13 @@ class Mutant:
         return self.name.partition(".x")[0]
 
 
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context) -> None:
+    """Without a command, `run`."""
+    if context.invoked_subcommand is None:
+        run()
+
+
 @app.command()
 def run(
     room: Annotated[list[str] | None, typer.Option(help="Which; may be repeated.")] = None,
@@ -69,7 +79,7 @@ def run(
         place = keep.resolve() / name
         lay_out(place, **ROOMS[name])
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(children)]
-        done = subprocess.run(command, cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+        done = subprocess.run(command, cwd=place, env={**os.environ, **QUICK}, check=False)
         if done.returncode:
             raise SystemExit(f"mutmut ended with {done.returncode} in {place}")
         _keep(found(place, ROOMS[name]["modules"]))
@@ -129,7 +139,6 @@ def found(place: Path, modules: list[str]) -> list[Mutant]:
     return [Mutant(name, status, differences.get(name, "")) for name, status in statuses.items()]
 
 
-@app.command()
 def page() -> None:
     """Write the page from the results that are kept."""
     (RESULTS / "mutation.md").write_text(_page(json.loads(KEPT.read_text())))
@@ -152,7 +161,7 @@ def _reason(difference: str) -> str:
             sides = {re.sub(one["pattern"], "", line[2:]) for line in difference.splitlines()}
             if len(sides) == 1:
                 return str(one["reason"])
-        elif difference in one["differences"]:
+        elif difference in [each.strip() for each in one["differences"]]:
             return str(one["reason"])
     return ""
 
