@@ -79,7 +79,7 @@ def _fits_redirection(change: Change, found: Redirected, shape: tuple[int, int])
     if change.right is None or found.keys.shape != (rank, inputs) or found.outputs.shape != (outputs, rank):
         return False
     right = change.left.T if found.transposed else change.right
-    return right.shape == (rank, inputs)
+    return bool(right.shape == (rank, inputs))
 
 
 def _projected(change: Change, found: Projected, stored: Matrix) -> Change:
