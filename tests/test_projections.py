@@ -56,6 +56,12 @@ class TestOrthogonal:
             assert one is not None
             assert one.neurons.tolist() == expected.tolist()
 
+    def test_of_many_neurons_that_are_alike_the_lower_are_chosen(self) -> None:
+        """Sorting keeps the order of a few equals by itself, and of more than sixteen only where it is told to."""
+        values = (torch.arange(200) * 7919 % 5).double()
+        chosen = orthogonal.select_neurons(values, torch.zeros(200), 30)
+        assert chosen.tolist() == sorted(range(200), key=lambda one: (-float(values[one]), one))[:60]
+
     def test_a_call_takes_the_numbers_of_its_stacks_filled_up(self) -> None:
         alike = [orthogonal._Stack(0, "", torch.arange(5), drawn(n, n, 5)) for n in (2, 7, 3)]
         assert orthogonal._numbers(alike) == pad_sequence([one.rows for one in alike], batch_first=True).numel()
