@@ -78,6 +78,7 @@ def run(
     for name in room or ROOMS:
         place = keep.resolve() / name
         lay_out(place, **ROOMS[name])
+        _forget_survivors(place)
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(children)]
         done = subprocess.run(command, cwd=place, env={**os.environ, **QUICK}, check=False)
         if done.returncode:
@@ -123,6 +124,16 @@ def lay_out(place: Path, modules: list[str], tests: list[str]) -> None:
     }
     lines = ["[tool.mutmut]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
     (place / "pyproject.toml").write_text("\n".join(lines) + "\n")
+
+
+def _forget_survivors(place: Path) -> None:
+    """Have all that was not killed tried again: there may be tests by now that do."""
+    for file in (place / "mutants" / "chip").rglob("*.meta"):
+        kept = json.loads(file.read_text())
+        kept["exit_code_by_key"] = {
+            name: code if STATUS.get(code) == "killed" else None for name, code in kept["exit_code_by_key"].items()
+        }
+        file.write_text(json.dumps(kept, indent=4))
 
 
 def found(place: Path, modules: list[str]) -> list[Mutant]:

@@ -1,12 +1,15 @@
 """Changes of a stored tensor: block by block as all at once, and refused where they do not fit."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from drawing import drawn
 
-from chip.edit import Change
+from chip.edit import Change, Edit, Projected, load_edit, save_edits
+from chip.edit.change import Redirected
+from chip.edit.edit import arrays_of
 from chip.errors import ChipError
 
 
@@ -53,7 +56,6 @@ class TestChange:
             ({"right": np.ones((2, 1), np.float32)}, (4,), True),
             ({"left": np.ones((0, 2), np.float32), "right": np.ones((2, 0), np.float32)}, (0, 0), True),
         ],
-        ids=str,
     )
     def test_it_fits_the_shape_that_it_is_of(
         self, values: dict[str, object], shape: tuple[int, ...], fits: bool
@@ -63,3 +65,40 @@ class TestChange:
         else:
             with pytest.raises(ChipError, match="the edit of t does not fit its shape"):
                 change(**values).refuse_misfit(shape)
+
+
+class TestDerivation:
+    basis, rows = drawn(2, 2, 3).float().numpy(), np.array([2, 0, 1])
+    keys, outputs = drawn(3, 2, 5).float().numpy(), drawn(4, 4, 2).float().numpy()
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_a_file_keeps_it_under_the_names_of_its_format(self, tmp_path: Path, transposed: bool) -> None:
+        for number, (derivation, names) in enumerate(
+            (
+                (Projected(self.basis, self.rows, transposed), ("projected.basis", "projected.rows")),
+                (Projected(self.basis, None, transposed), ("projected.basis",)),
+                (Redirected(self.keys, self.outputs, transposed), ("redirected.keys", "redirected.outputs")),
+                (None, ()),
+            )
+        ):
+            one = change(derivation=derivation, rows=np.array([5, 1, 7, 0]))
+            assert set(arrays_of(one)) == {"left", "right", "rows", *names}
+            save_edits([Edit("chip", {}, (one,))], tmp_path / str(number))
+            kept = load_edit(tmp_path / str(number)).changes[0]
+            assert type(kept.derivation) is type(derivation)
+            assert kept.derivation is None or kept.derivation.transposed is transposed
+            for name, part in arrays_of(one).items():
+                np.testing.assert_array_equal(arrays_of(kept)[name], part)
+
+    def test_it_is_part_of_what_an_edit_is(self) -> None:
+        derivations = (
+            None,
+            Projected(self.basis),
+            Projected(self.basis, self.rows),
+            Projected(2 * self.basis),
+            Redirected(self.keys, self.outputs),
+            Redirected(self.keys, 2 * self.outputs),
+        )
+        edits = [Edit("chip", {}, (change(derivation=one),)) for one in derivations]
+        assert len({one.identity for one in edits}) == len(edits)
+        assert edits[0].identity == Edit("chip", {}, (change(),)).identity

@@ -70,6 +70,24 @@ class TestLeastChange:
         left, right = least_change._principal(torch.eye(2), torch.eye(2), 1.0)
         assert left.dtype == right.dtype == torch.float32
 
+    @pytest.mark.parametrize("form", ["none", "exact", "sketch"])
+    def test_in_32_bits_it_is_the_same_but_for_rounding(self, form: str) -> None:
+        unheld = {"none": None, "exact": sums(self.others), "sketch": sketch_of(self.others, 3)}[form]
+        given = self.weights, unheld, 0.02, 1.0, self.moved
+        exact = least_change.solve_site(self.weight, self.keys, self.lacking, *given)
+        short = self.weight.float(), self.keys.float(), self.lacking.float()
+        found = least_change.solve_site(*short, *given[:-1], self.moved.float())
+        near(found.delta, exact.delta.float(), 1e-5)
+        near(found.keys.double().norm(), exact.keys.norm(), 1e-4)
+
+    def test_directions_are_found_in_64_bits(self) -> None:
+        """In 32 the second, of a millionth of the gain, would not be of length one in the metric."""
+        turn = torch.linalg.qr(drawn(7, 3, 3)).Q
+        delta = (turn @ torch.diag(torch.tensor([1.0, 2e-3, 1e-3]).double()) @ turn.T).float()
+        left, right = least_change._principal(delta, delta.T, 1.0)
+        assert left.shape == (3, 3)
+        near(right @ right.T, torch.eye(3), 1e-3)
+
     def test_rounds_make_what_slips_four_times_as_heavy(self) -> None:
         raised = self.weights.raised(torch.arange(20) == 1)
         assert (raised.heavier / self.weights.heavier).tolist() == [1.0, 4.0, *[1.0] * 18]
