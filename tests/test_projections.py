@@ -97,7 +97,9 @@ class TestOblique:
         assert found.strength == 2.0
         assert self.solved(metric=DenseMetric(moment, 0.05)).uncertainty == 0
 
-    @pytest.mark.parametrize(("times", "factor"), [(0.5, 1.0), (1.0, 1.0), (2.25, 1.5), (4.0, 2.0), (9.0, 3.0), (16.0, 3.0)])
+    @pytest.mark.parametrize(
+        ("times", "factor"), [(0.5, 1.0), (1.0, 1.0), (2.25, 1.5), (4.0, 2.0), (9.0, 3.0), (16.0, 3.0)]
+    )
     def test_enlarging_attains_the_budget_between_one_and_three_times(self, times: float, factor: float) -> None:
         found = self.solved()
         larger = found.enlarged(times * found.distortion)
