@@ -40,6 +40,9 @@ class TestMetric:
         rows = drawn(1, 3, 6)
         self.check(self.low, rows.T @ rows + 0.2 * torch.eye(6).double(), 0.05)
         assert self.low.error == 0.3
+        root = self.low.whiten(torch.eye(6).double())
+        near(root, root.T)
+        assert (torch.linalg.eigvalsh(root) > 0).all()
         assert LowRankMetric(rows, 0.2, 0.05).error == 0
 
     def test_rows_that_repeat_or_are_nothing_add_no_direction(self) -> None:
@@ -110,6 +113,14 @@ class TestMetric:
         assert once_more.error == pytest.approx((1 + weight) / 40 * retain.error)
         nothing = metric.weighted_metric(replace(retain, count=0), comparison, 0.0, 0.05, like)
         assert nothing.error == pytest.approx(retain.error)
+
+    @pytest.mark.parametrize("sketched", [False, True])
+    def test_it_is_for_tensors_of_the_dtype_that_is_asked_for(self, sketched: bool) -> None:
+        one, other = (sketch_of(rows, 4) if sketched else sums(rows) for rows in (drawn(0, 40, 8), drawn(1, 40, 8)))
+        columns = drawn(2, 8, 3)
+        exact, short = (metric.weighted_metric(one, other, 0.5, 0.05, like) for like in (columns, columns.float()))
+        near(short.whiten(columns.float()), exact.whiten(columns).float(), 1e-5)
+        near(short.solve(columns.float()), exact.solve(columns).float(), 1e-5)
 
     @pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
     def test_an_exact_one_adds_the_comparison_so_many_times(self, weight: float) -> None:
