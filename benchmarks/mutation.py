@@ -119,7 +119,8 @@ def lay_out(place: Path, modules: list[str], tests: list[str]) -> None:
         "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"],
         # A test of hypothesis does not run twice in one process, so none runs in the one that others come of.
         "process_isolation": "forkserver",
-        "timeout_constant": 30.0,
+        "timeout_multiplier": 5.0,
+        "timeout_constant": 10.0,
         "use_git_change_detection": False,
     }
     lines = ["[tool.mutmut]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]

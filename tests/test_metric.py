@@ -168,6 +168,7 @@ class TestBases:
         assert found.error == 0
         solved = torch.cat([columns[:, :1], torch.zeros(6, 1).double()], dim=1)
         assert not found.solve(solved)[:, 1].any()
+        assert found.solve(columns / 0 * 0).isnan().all()
 
     def test_bases_are_let_go_when_the_next_would_not_fit_the_least_used_first(self) -> None:
         like, one = self.total.outer, 6 * 6 * 8
