@@ -128,7 +128,8 @@ def lay_out(place: Path, modules: list[str], tests: list[str]) -> None:
 
 
 def _forget_survivors(place: Path) -> None:
-    """Have all that was not killed tried again: there may be tests by now that do."""
+    """Have all that was not killed tried again, and tests looked for anew: there may be others by now."""
+    (place / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
     for file in (place / "mutants" / "chip").rglob("*.meta"):
         kept = json.loads(file.read_text())
         kept["exit_code_by_key"] = {

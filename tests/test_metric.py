@@ -170,6 +170,19 @@ class TestBases:
         assert not found.solve(solved)[:, 1].any()
         assert found.solve(columns / 0 * 0).isnan().all()
 
+    @pytest.mark.parametrize("excess", [0.0, 0.3, 1.0, 50.0])
+    def test_it_iterates_as_often_as_is_reckoned_at_most(self, excess: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A column that is solved at once keeps no other waiting; without an excess there is nothing to iterate."""
+        counted, apply = [], bases.SharedMetric._preconditioned
+        monkeypatch.setattr(
+            bases.SharedMetric, "_preconditioned", lambda *given: counted.append(given) or apply(*given)
+        )
+        base, taken = self.base(), 0.1 * drawn(2, 3, 6)
+        ridge = 1.5 * base.shift * (1 + excess)
+        found = bases.SharedMetric(base, 1.5, taken[:0], taken, ridge)
+        found.solve(torch.cat([drawn(3, 6, 4), torch.zeros(6, 1).double()], dim=1))
+        assert 1 <= len(counted) <= bases.rounds(1.5 * base.shift, ridge, torch.float64)
+
     def test_bases_are_let_go_when_the_next_would_not_fit_the_least_used_first(self) -> None:
         like, one = self.total.outer, 6 * 6 * 8
         kept = MetricBases(2 * one)
