@@ -192,7 +192,9 @@ def _page(kept: Mapping[str, Any]) -> str:
         explained += [f"| `{module}` | {_cell(what)} | {reason} |" for what, reason in reasons.items() if reason]
         unexplained += [f"| `{module}` | {_cell(what)} |" for what, reason in reasons.items() if not reason]
     machine = f"{platform.machine()}, {os.cpu_count()} processors, one child, other work beside it"
-    values = {"version": version("mutmut"), "python": platform.python_version(), "machine": machine}
+    planned = [module for room in ROOMS.values() for module in room["modules"]]
+    waiting = ", ".join(f"`{one}`" for one in planned if f"chip.{one.replace('/', '.')}" not in kept) or "none"
+    values = {"waiting": waiting, "version": version("mutmut"), "python": platform.python_version(), "machine": machine}
     tables = {"rows": rows, "explained": explained, "unexplained": unexplained or ["| – | |"]}
     text: str = PLAN["page"].format(**values, **{name: "\n".join(lines) for name, lines in tables.items()})
     return text

@@ -170,6 +170,15 @@ class TestBases:
         assert not found.solve(solved)[:, 1].any()
         assert found.solve(columns / 0 * 0).isnan().all()
 
+    @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+    def test_the_tolerance_is_relative_and_for_the_two_ridges_of_the_metric(self, size: float) -> None:
+        """Of a ridge that is not the base's times the scale, but divided by it."""
+        base, taken = self.base(), 0.1 * drawn(2, 3, 6)
+        ridge = 1.5 / base.shift
+        found, columns = bases.SharedMetric(base, 1.5, taken[:0], taken, ridge), size * drawn(3, 6, 4)
+        moment = 1.5 * self.total.second_moment - taken.T @ taken
+        near(found.solve((moment + ridge * torch.eye(6).double()) @ columns), columns, 1e-9)
+
     @pytest.mark.parametrize("excess", [0.0, 0.3, 1.0, 50.0])
     def test_it_iterates_as_often_as_is_reckoned_at_most(self, excess: float, monkeypatch: pytest.MonkeyPatch) -> None:
         """A column that is solved at once keeps no other waiting; without an excess there is nothing to iterate."""
