@@ -148,6 +148,7 @@ class TestBases:
         assert base.shift == pytest.approx(0.05 * float(self.total.second_moment.trace()) / 6)
         assert base.bytes == 6 * 6 * 8
         assert torch.equal(self.total.outer, kept)
+        assert bases.Base(self.total, 0.05, self.total.outer.float()).bytes == 6 * 6 * 4
 
     def test_a_total_of_nothing_is_divided_by_one(self) -> None:
         base = bases.Base(Moments(torch.eye(2).double(), torch.zeros(2).double(), 0), 0.0, torch.zeros(1).double())
@@ -221,6 +222,7 @@ class TestBases:
             assert bases.rounds(own, ridge, torch.float64) == 1 + int(np.ceil(np.log(2e10) / np.log(3)))
             assert bases.rounds(own, ridge, torch.float32) == 1 + int(np.ceil(np.log(2e5) / np.log(3)))
             assert bases._left_over(own, ridge) == pytest.approx(0.6 / 0.8)
+        assert bases.rounds(1.0, 25.0, torch.float64) == 1 + int(np.ceil(np.log(2e10) / np.log(1.5)))
 
     def test_nothing_by_nothing_is_nothing(self) -> None:
         found = bases._ratio(torch.tensor([6.0, 1.0, 0.0]), torch.tensor([2.0, 0.0, 0.0]))
