@@ -159,23 +159,6 @@ class TestRedirected:
         near(onto.delta(), as_stored(there, transposed=transposed), of=size)
         near(moved(onto, bases[0]).delta(), change.delta(), of=size)
 
-    def test_a_basis_of_its_own_is_added_to_the_factors_or_to_a_dense_change(self, tmp_path: Path) -> None:
-        old, new, keys, basis = (
-            drawn(0, OUTPUTS, INPUTS),
-            drawn(1, OUTPUTS, INPUTS),
-            drawn(2, 2, INPUTS),
-            drawn(3, 2, INPUTS),
-        )
-        left, right = drawn(4, OUTPUTS, 3), drawn(5, 3, INPUTS)
-        expected = left @ right + (old - new) @ keys.T @ basis
-        for transposed in (False, True):
-            onto = checkpoint(tmp_path / f"new-{transposed}", weight=as_stored(new, transposed=transposed))
-            site = site_of(onto, transposed=transposed)
-            derivation = redirected(site, old, keys, basis)
-            for factors in ((left, right), (left @ right, None)):
-                change = weight_change(site, *factors, derivation=derivation)
-                near(moved(change, onto).delta(), as_stored(expected, transposed=transposed), of=np.array([10.0]))
-
 
 class TestCounterpart:
     target, count = 4, 20
@@ -275,3 +258,22 @@ class TestRefused:
             change = weight_change(site, left, right, derivation=redirected(site, weight, keys))
             with pytest.raises(ChipError, match="the edit is damaged"):
                 moved(change, onto)
+
+    def test_keys_of_a_dense_change_or_of_some_rows_alone(self, tmp_path: Path) -> None:
+        onto = checkpoint(tmp_path / "new", weight=drawn(0, OUTPUTS, INPUTS))
+        site, left, right = site_of(onto), drawn(1, OUTPUTS, 2), drawn(2, 2, INPUTS)
+        derivation = redirected(site, drawn(4, OUTPUTS, INPUTS), drawn(3, 2, INPUTS))
+        for factors in ((left @ right, None), (left[:2], right, torch.tensor([3, 0]))):
+            with pytest.raises(ChipError, match="the edit is damaged"):
+                moved(weight_change(site, *factors, derivation=derivation), onto)
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_outputs_of_another_shape(self, tmp_path: Path, transposed: bool) -> None:
+        onto = checkpoint(tmp_path / "new", weight=as_stored(drawn(0, OUTPUTS, INPUTS), transposed=transposed))
+        site = site_of(onto, transposed=transposed)
+        good = redirected(site, drawn(4, OUTPUTS, INPUTS), drawn(3, 2, INPUTS))
+        moved(weight_change(site, drawn(1, OUTPUTS, 2), drawn(2, 2, INPUTS), derivation=good), onto)
+        for outputs in (good.outputs[:-1], good.outputs[:, :1]):
+            bad = replace(good, outputs=outputs)
+            with pytest.raises(ChipError, match="the edit is damaged"):
+                moved(weight_change(site, drawn(1, OUTPUTS, 2), drawn(2, 2, INPUTS), derivation=bad), onto)

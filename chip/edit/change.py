@@ -1,5 +1,6 @@
 """A change of one stored tensor: low-rank wherever it can be, added row by row, and derivable anew on other weights."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,12 @@ class Redirected:
     """How a change that sends keys elsewhere is derived from other weights W': it gains `(P − W' Xᵀ) B`, so that what
     the keys are sent to stays where it was.
 
-    keys: X (r, d). outputs: P = W Xᵀ (D, r) of the weights W that the change was solved on. basis: B (r, d), the
-    metric's answer to the keys; None where it is the change's own right factor. transposed: as in `Projected`.
+    keys: X (r, d). outputs: P = W Xᵀ (D, r) of the weights W that the change was solved on. B (r, d), the metric's
+    answer to the keys, is the change's own right factor. transposed: as in `Projected`.
     """
 
     keys: Array
     outputs: Array
-    basis: Array | None = None
     transposed: bool = False
 
 
@@ -87,12 +87,12 @@ class Change:
 
     def refuse_misfit(self, shape: tuple[int, ...]) -> None:
         """Raise ChipError where it does not fit a tensor of that shape."""
-        rows = shape[0] if shape else 0
-        width = int(np.prod(shape[1:], dtype=np.int64))
-        fits = self.width == width and (
-            len(self.left) == rows
-            if self.rows is None
-            else len(self.left) == len(self.rows) and bool(np.all((self.rows >= 0) & (self.rows < rows)))
-        )
-        if not fits or not shape:
+        if not shape or not self._fits(shape[0], math.prod(shape[1:])):
             raise ChipError(f"the edit of {self.tensor} does not fit its shape {shape}: it is of another model")
+
+    def _fits(self, outputs: int, inputs: int) -> bool:
+        if self.width != inputs:
+            return False
+        if self.rows is None:
+            return len(self.left) == outputs
+        return len(self.left) == len(self.rows) and bool(np.all((self.rows >= 0) & (self.rows < outputs)))

@@ -60,6 +60,6 @@ def arrays_of(change: Change) -> dict[str, Array]:
     match change.derivation:
         case Projected(basis, rows):
             parts |= {"projected.basis": basis, "projected.rows": rows}
-        case Redirected(keys, outputs, basis):
-            parts |= {"redirected.keys": keys, "redirected.outputs": outputs, "redirected.basis": basis}
+        case Redirected(keys, outputs):
+            parts |= {"redirected.keys": keys, "redirected.outputs": outputs}
     return {name: part for name, part in parts.items() if part is not None}

@@ -129,7 +129,6 @@ _NAMES = (
     "projected.rows",
     "redirected.keys",
     "redirected.outputs",
-    "redirected.basis",
 )
 
 
@@ -147,7 +146,7 @@ def _change(entry: dict[str, Any], parts: dict[str, Array | None]) -> Change:
     if projected is not None:
         derivation = Projected(projected, _rows(parts["projected.rows"]), transposed)
     elif keys is not None and outputs is not None:
-        derivation = Redirected(keys, outputs, _matrix(parts["redirected.basis"]), transposed)
+        derivation = Redirected(keys, outputs, transposed)
     return Change(tensor, left, right, rows, parameter, derivation)
 
 

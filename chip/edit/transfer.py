@@ -76,16 +76,10 @@ def _fits_projection(found: Projected, shape: tuple[int, int]) -> bool:
 def _fits_redirection(change: Change, found: Redirected, shape: tuple[int, int]) -> bool:
     outputs, inputs = shape[::-1] if found.transposed else shape
     rank = len(found.keys)
-    basis = found.basis if found.basis is not None else _right(change, found)
-    kept = found.keys.shape == (rank, inputs) and found.outputs.shape == (outputs, rank)
-    return kept and basis is not None and basis.shape == (rank, inputs)
-
-
-def _right(change: Change, found: Redirected) -> Array | None:
-    """The right factor (r, d) of a change of a weight (D, d); None where it is dense."""
-    if change.right is None:
-        return None
-    return change.left.T if found.transposed else change.right
+    if change.right is None or found.keys.shape != (rank, inputs) or found.outputs.shape != (outputs, rank):
+        return False
+    right = change.left.T if found.transposed else change.right
+    return bool(right.shape == (rank, inputs))
 
 
 def _projected(change: Change, found: Projected, stored: Matrix) -> Change:
@@ -106,20 +100,14 @@ def _projected(change: Change, found: Projected, stored: Matrix) -> Change:
 
 
 def _redirected(change: Change, found: Redirected, stored: Matrix) -> Change:
-    """What was there, and `(P − W' Xᵀ) B`."""
+    """What was there, and `(P − W' Xᵀ) B`: B, a factor of the change, stays, and the other gains what P lacks."""
     now = _outputs(stored, found)
     lacking = found.outputs.astype(np.float64) - now
     derivation = replace(found, outputs=_rounded(now))
-    if found.basis is None:
+    if found.transposed:
         assert change.right is not None
-        if found.transposed:
-            return replace(change, right=_rounded(change.right + lacking.T), derivation=derivation)
-        return replace(change, left=_rounded(change.left + lacking), derivation=derivation)
-    more = (found.basis.T, lacking.T) if found.transposed else (lacking, found.basis)
-    if change.right is None:
-        return replace(change, left=_rounded(change.left + more[0].astype(np.float64) @ more[1]), derivation=derivation)
-    left, right = np.concatenate([change.left, more[0]], axis=1), np.concatenate([change.right, more[1]])
-    return replace(change, left=_rounded(left), right=_rounded(right), derivation=derivation)
+        return replace(change, right=_rounded(change.right + lacking.T), derivation=derivation)
+    return replace(change, left=_rounded(change.left + lacking), derivation=derivation)
 
 
 def _outputs(stored: Matrix, found: Redirected) -> Array:

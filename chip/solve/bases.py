@@ -79,13 +79,13 @@ class MetricBases:
         """The base of a site's total. Raises ChipError where it is singular, and ValueError where it is another total
         than the site had before."""
         key = (site, ridge, like.dtype, like.device)
-        one = self._bases.pop(key, None)
+        one = self._bases.get(key)
         if one is None:
             self._make_room(total.outer.numel() * like.element_size())
-            one = Base(total, ridge, like)
+            one = self._bases[key] = Base(total, ridge, like)
         elif one.total.count != total.count or not torch.equal(one.total.total, total.total):
             raise ValueError(f"these bases belong to other statistics: {site} had another total")
-        self._bases[key] = one
+        self._bases.move_to_end(key)
         return one
 
     def _make_room(self, needed: int) -> None:
@@ -163,22 +163,25 @@ class SharedMetric:
         step = self._preconditioned(columns)
         if self._excess == 0:
             return step
-        left, tolerance = _left_over(self._scale * self._base.shift, self._ridge), _TOLERANCE[columns.dtype]
+        own, tolerance = self._scale * self._base.shift, _TOLERANCE[columns.dtype]
+        left = _left_over(own, self._ridge)
         residual, direction, image = columns, step, columns
         worth = (residual * step).sum(0)
         found, gained = torch.zeros_like(columns), torch.zeros_like(worth)
-        while True:
+        # Without rounding half as many steps are enough; and what is not finite is never solved, but ends.
+        for _ in range(2 * rounds(own, self._ridge, columns.dtype)):
             moved = image + self._excess * direction
             length = _ratio(worth, (direction * moved).sum(0))
             found += length * direction
             gained += length * worth
             if bool((left * (length * worth).sqrt() <= tolerance * gained.sqrt()).all()):
-                return found
+                break
             residual = residual - length * moved
             step = self._preconditioned(residual)
             before, worth = worth, (residual * step).sum(0)
             share = _ratio(worth, before)
             direction, image = step + share * direction, residual + share * image
+        return found
 
 
 def rounds(own: float, ridge: float, dtype: torch.dtype) -> int:

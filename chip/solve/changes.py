@@ -48,7 +48,7 @@ def projected(projection: Projection, *, transposed: bool = False) -> Projected:
     return Projected(_numbers(projection.basis), _integers(projection.neurons), transposed)
 
 
-def redirected(stored: StoredSite, weight: Tensor, keys: Tensor, basis: Tensor | None = None) -> Redirected:
+def redirected(stored: StoredSite, weight: Tensor, keys: Tensor) -> Redirected:
     """How what sends keys (r, d) elsewhere is derived from weights other than `weight` (D, d), which it was solved on.
 
     Outputs are those of the keys as they are kept, so that on the same weights nothing but their own rounding is left;
@@ -56,9 +56,7 @@ def redirected(stored: StoredSite, weight: Tensor, keys: Tensor, basis: Tensor |
     """
     kept, dtype = keys.float(), accumulator_dtype(weight.device)
     outputs = weight.to(dtype) @ kept.to(weight.device, dtype).T
-    return Redirected(
-        _numbers(kept), _numbers(outputs), None if basis is None else _numbers(basis), stored.site.transposed
-    )
+    return Redirected(_numbers(kept), _numbers(outputs), stored.site.transposed)
 
 
 def _change(
