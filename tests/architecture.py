@@ -41,7 +41,7 @@ def draw() -> str:
     ]
     for number, rooms in enumerate(rows):
         top = eaves + GAP + number * (FLOOR + GAP)
-        parts += _floor(rooms, top, what, ground=number >= len(rows) - 2)
+        parts += _floor(rooms, top, what, ground=number >= len(rows) - 3)
     below = height - MARGIN
     told = "a room imports from the floors below it, and from no room beside it or above"
     parts.append(
@@ -51,11 +51,11 @@ def draw() -> str:
 
 
 def _floor(rooms: list[str], top: int, what: dict[str, str], *, ground: bool) -> list[str]:
-    """Rooms of equal width; what they are for where there is space."""
-    wide = (WIDTH - 4 * MARGIN - GAP * (len(rooms) - 1)) / len(rooms)
-    parts, size = [], 15 if len(rooms) < 5 else 12
-    for number, room in enumerate(rooms):
-        left = 2 * MARGIN + number * (wide + GAP)
+    """Rooms as wide as their names ask for; what they are for where there is space."""
+    space, letters = WIDTH - 4 * MARGIN - GAP * (len(rooms) - 1), sum(len(room) + 4 for room in rooms)
+    parts, size, left = [], 15 if len(rooms) < 5 else 12, 2.0 * MARGIN
+    for room in rooms:
+        wide = space / len(rooms) if len(rooms) < 5 else space * (len(room) + 4) / letters
         fill = COLOURS["ground" if ground else "wall"]
         purpose = escape(what[room].replace("`", "").split(":")[0]) if len(rooms) < 3 else ""
         note = (
@@ -69,6 +69,7 @@ def _floor(rooms: list[str], top: int, what: dict[str, str], *, ground: bool) ->
             f'<text x="{left + 10:.0f}" y="{top + 22}" font-size="{size}" font-weight="bold" fill="{COLOURS["ink"]}">'
             f"{room}{note}</text>",
         ]
+        left += wide + GAP
     return parts
 
 
