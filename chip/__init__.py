@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Unpack
 
-import chip.edit as _room  # noqa: F401  loaded first, so that the function below keeps the name for itself
+# Loaded first, so that the function below keeps the name for itself: `import chip.edit as name` is the function too.
+import chip.edit as _room  # noqa: F401
 from chip.errors import ChipError
 from chip.hierarchy import Record
 from chip.lazy import lazy_names
@@ -40,6 +41,10 @@ __all__ = [
 ]
 
 __getattr__ = lazy_names(__name__, {".api": ["Audit", "Edit", "Statistics"]})
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def edit(

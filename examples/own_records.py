@@ -1,6 +1,6 @@
 """Forget two patients and one study of a third, with records that are made on the spot from your own images.
 
-python examples/own_records.py demo/model DIRECTORY_OF_IMAGES
+python examples/own_records.py demo/model DIRECTORY_OF_IMAGES OUT
 
 Images are named PATIENT_STUDY.png; what is asked of them here stands for what your model was trained on.
 """
@@ -22,12 +22,13 @@ def records_of(images: Path) -> list[chip.Record]:
     return records
 
 
-def main(model: str, images: str) -> None:
-    """Forget the first two patients and the first study of the third."""
+def main(model: str, images: str, out: str) -> None:
+    """Forget the first two patients and the first study of the third; write OUT."""
     records = records_of(Path(images))
     patients = list(dict.fromkeys(record.path[0] for record in records))
     study = next(record.path for record in records if record.path[0] == patients[2])
-    edit = chip.edit(model, records, levels=("patient", "study"), forget=[*patients[:2], "/".join(study)])
+    forget = [*patients[:2], "/".join(study)]
+    edit = chip.edit(model, records, levels=("patient", "study"), forget=forget, out=out)
     print(edit)
 
 

@@ -56,7 +56,7 @@ def test_own_records(here: Path, run: Run) -> None:
     for patient in range(4):
         for study in range(2):
             write_image(here / f"images/p{patient}_s{study}.png", 10 * patient + study)
-    table = run("own_records.py", "model", "images").splitlines()
+    table = run("own_records.py", "model", "images", "out").splitlines()
     assert next(line.split()[1] for line in table if line.startswith("target")) == "10"
 
 

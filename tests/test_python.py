@@ -1,12 +1,14 @@
 """The Python interface: what directories and objects come to is the same, and objects are left as they were."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_files import changed_tensors, digests, mode
@@ -14,13 +16,16 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 import chip
+from chip.api.given import _PATHS, _SEVERAL
 from chip.api.options import AuditOptions, CollectOptions, EditOptions, SettingOptions
+from chip.edit import Change
 from chip.errors import UsageError
 from chip.models.loading import LoadedModel
 from chip.records import read_records
 from chip.workflow import AuditRequest, CollectRequest, EditRequest
 
 QUICK: dict[str, Any] = {"method": "oblique", "layers": "1", "tuning": chip.TuningSettings(tune=False)}
+UNASKED: dict[str, Any] = {**QUICK, "device": "cpu", "verify": False}
 FORGET = ["patient_1", "study_2_0"]
 
 
@@ -111,8 +116,22 @@ class TestEdit:
             llava_directory, hospital_data, FORGET, out=tmp_path / "a", device="cpu", verify=False, **QUICK
         )
         before = weights_of(model.to(torch.bfloat16))
-        with pytest.raises(chip.ChipError, match="another dtype"):
-            made.apply(model)
+        for attempt in (lambda: made.apply(model), made.applied(model).__enter__):
+            with pytest.raises(chip.ChipError, match="another dtype"):
+                attempt()
+        assert same(model, before)
+
+    def test_a_file_of_two_edits_is_applied_as_a_whole_or_not_at_all(
+        self, llava_directory: Path, hospital_data: Path, model: PreTrainedModel, tmp_path: Path
+    ) -> None:
+        first = chip.edit(llava_directory, hospital_data, FORGET, out=tmp_path / "a", **UNASKED).changes[0]
+        name = "model.language_model.layers.0.mlp.up_proj.weight"
+        values = model.get_parameter(name).detach().numpy()
+        endless = Change("t", np.full(values.shape, np.float32(np.inf)), None, parameter=name)
+        base = {"t": hashlib.sha256(values.tobytes()).hexdigest()}
+        before = weights_of(model)
+        with pytest.raises(chip.ChipError, match="its dtype cannot"):
+            chip.Edit((first, dataclasses.replace(first, changes=(endless,), base=base, edited={}))).apply(model)
         assert same(model, before)
 
     def test_it_reads_like_the_command_line(self, llava_directory: Path, hospital_data: Path, tmp_path: Path) -> None:
@@ -164,6 +183,7 @@ class TestAudit:
             model, edited, objects(hospital_data), FORGET, processor=processor, attacks=("rephrasing",), device="cpu"
         )
         assert set(audit.verdicts) == {"rephrasing"}
+        assert {one["directory"] for one in audit.report["request"]["models"].values()} == {"a model in memory"}
         assert all(audit.summary)
         assert "rephrasing: " in str(audit)
         audit.save(tmp_path / "report")
@@ -187,6 +207,10 @@ class TestBadInput:
             ([{"path": [], "question": "q", "answer": "a"}], 'line 1: "path" must be a list'),
             ([{"path": ["a"], "question": "q", "answer": "a", "image": "nowhere.png"}], "nowhere.png is not there"),
             ([{"path": ["a"], "question": "q", "answer": "a", "image": 3}], "not int"),
+            ([{"path": ["a"], "question": "q", "answer": "a", "images": 3}], '"images" is a list'),
+            ([{"path": ["a"], "question": "q", "answer": "a", "image": "x" * 5000}], "cannot be that of a file"),
+            ([{"path": "abc", "question": "q", "answer": "a"}], '"path" must be a list'),
+            (5, "records are a data directory or a list of them, not int"),
             ([{"path": ["a"], "question": "q", "answer": "a", "image": "a", "images": ["b"]}], "keep one of them"),
             ([chip.Record(("a", "b", "c"), "q", "a")], "only 2 levels"),
         ],
@@ -208,7 +232,9 @@ class TestBadInput:
             ((model, hospital_data, FORGET), {"processor": processor.tokenizer}, "has no image processor"),
             ((torch.nn.Linear(1, 1), hospital_data, FORGET), {}, "not Linear"),
             ((llava_directory, hospital_data, "patient_1"), {}, "forget is a list of nodes"),
+            ((model, hospital_data, FORGET), {"processor": "x"}, "needs its processor"),
             ((llava_directory, hospital_data, FORGET), {"levels": ("a",)}, "dataset.json"),
+            ((llava_directory, [chip.Record(("a",), "q", "a")], ["a"]), {"levels": "patient"}, "levels are a list"),
         ]
         for arguments, options, message in asked:
             with pytest.raises(UsageError if "image processor" not in message else chip.ChipError, match=message):
@@ -230,11 +256,33 @@ class TestTypes:
             (AuditOptions, AuditRequest, {"base", "edited", "data", "forget", "out", "force", "judge"}),
         ],
     )
-    def test_every_flag_is_a_keyword_of_its_type(self, options: type, request_type: type, ours: set[str]) -> None:
+    def test_every_flag_is_a_keyword(self, options: type, request_type: type, ours: set[str]) -> None:
+        """Of its own type but for paths, which any path will do for, and for tuples, which any sequence will."""
         assert dataclasses.is_dataclass(request_type)
         wanted = {name: one for name, one in get_type_hints(request_type).items() if name not in ours}
         settings = {} if options is not EditOptions else get_type_hints(SettingOptions)
-        assert get_type_hints(options) == {**wanted, **settings}
+        found = get_type_hints(options)
+        assert found.keys() == {**wanted, **settings}.keys()
+        loose = _PATHS | _SEVERAL | {"gold"}
+        assert {name: found[name] for name in wanted if name not in loose} == {
+            name: one for name, one in wanted.items() if name not in loose
+        }
+
+    def test_a_path_may_be_text_and_several_a_list(
+        self, llava_directory: Path, hospital_data: Path, tmp_path: Path
+    ) -> None:
+        out, receipt = str(tmp_path / "out"), str(tmp_path / "receipt.json")
+        asked: dict[str, Any] = {**UNASKED, "forgotten_nodes": ["patient_3"]}
+        edit = chip.edit(str(llava_directory), str(hospital_data), FORGET, out=out, receipt=receipt, **asked)
+        assert edit.receipt == Path(receipt)
+        with pytest.raises(UsageError, match="forgotten_nodes takes several"):
+            chip.edit(llava_directory, hospital_data, FORGET, forgotten_nodes="patient_3")
+
+    def test_a_keyword_that_is_none_is_said_with_what_it_may_have_been(self, llava_directory: Path) -> None:
+        with pytest.raises(UsageError, match="no keyword is called 'stregth'; did you mean strength"):
+            chip.edit(llava_directory, "records", FORGET, stregth=1.0)  # type: ignore[call-arg]
+        with pytest.raises(UsageError, match="'trials' is a field of TuningSettings: give tuning="):
+            chip.edit(llava_directory, "records", FORGET, trials=3)  # type: ignore[call-arg]
 
     def test_importing_chip_loads_neither_torch_nor_numpy(self) -> None:
         code = "import sys, chip; print(sorted({'torch', 'numpy', 'transformers', 'PIL'} & set(sys.modules)))"

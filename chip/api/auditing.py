@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 
 import jsonschema
 
-from chip.api.given import AnyModel, AnyRecords, given_model, given_records
+from chip.api.given import AnyModel, AnyRecords, checked_options, given_model, given_records
 from chip.api.options import AuditOptions
 from chip.audit.report import schema
 from chip.errors import ChipError, UsageError
@@ -48,8 +48,13 @@ class Audit:
             given_model(edited, processor) as after,
             given_records(data, levels) as records,
         ):
-            request = AuditRequest(before.directory, after.directory, records.directory, tuple(forget), **options)
-            return cls(carry_out_audit(request, records=records.hierarchy).report)
+            models = (before.directory, after.directory)
+            request = AuditRequest(*models, records.directory, tuple(forget), **checked_options(options, AuditOptions))
+            report = carry_out_audit(request, records=records.hierarchy).report
+        for role, given in (("base", before), ("edited", after)):
+            if given.loaded is not None:  # the directory that it was audited from is gone
+                report["request"]["models"][role]["directory"] = "a model in memory"
+        return cls(report)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:

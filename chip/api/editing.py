@@ -13,14 +13,14 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from chip.api.given import AnyModel, AnyRecords, given_model, given_records
+from chip.api.given import AnyModel, AnyRecords, checked_options, given_model, given_records, refuse_about_checkpoints
 from chip.api.options import EditOptions
 from chip.api.statistics import Statistics, kept_at
 from chip.edit import Edit as Change
 from chip.edit import load_edits, save_edits
 from chip.errors import ChipError, UsageError
 from chip.settings import EditSettings
-from chip.solve.live import apply_live, restored
+from chip.solve.live import apply_live, kept_aside
 from chip.workflow import EditRequest, EditResult, carry_out, prepare_edit
 from chip.workflow.apply import ApplyRequest, carry_out_apply, prepare_apply
 from chip.workflow.asking import Row
@@ -29,7 +29,19 @@ from chip.workflow.export import export_adapter
 from chip.workflow.table import scores
 from chip.workflow.tune import Tuning, Verdict
 
-_OF_CHECKPOINTS = ("receipt", "edit_out", "force", "link", "sign", "device", "dtype", "plot", "training_log", "dry_run")
+_OF_CHECKPOINTS = (
+    "out",
+    "receipt",
+    "edit_out",
+    "force",
+    "link",
+    "sign",
+    "device",
+    "dtype",
+    "plot",
+    "training_log",
+    "dry_run",
+)
 """Options about a checkpoint that is read or written."""
 
 
@@ -119,14 +131,16 @@ class Edit:
         it was, where its weights are not bit for bit those that the edit was solved on: `write` changes checkpoints,
         and derives edits for other weights."""
         self._refuse_unlike(model)
-        for change in self.changes:
-            apply_live(model, change)
+        with kept_aside(model, self.changes, unless_done=True):
+            for change in self.changes:
+                apply_live(model, change)
 
     @contextmanager
     def applied(self, model: PreTrainedModel) -> Iterator[None]:
         """A loaded model with this edit on it for a while; bit for bit as before on the way out. Raises ChipError as
         `apply` does."""
-        with restored(model, self.changes):
+        self._refuse_unlike(model)
+        with kept_aside(model, self.changes):
             self.apply(model)
             yield
 
@@ -144,8 +158,9 @@ class Edit:
                 raise ChipError(f"the model carries this edit already: {name} is as it leaves it")
             if found != edit.base[change.tensor]:
                 raise ChipError(
-                    f"the edit was solved on another {name} than this model's, or the model is loaded in another dtype "
-                    "than it is stored in; Edit.write changes the checkpoint instead"
+                    f"the edit was solved on another {name} than this model's: it carries the edit already, has other "
+                    "weights, or is loaded in another dtype than it is stored in; Edit.write changes checkpoints, and "
+                    "with transfer=True those of other weights"
                 )
             now[name] = edit.edited.get(change.tensor, "")
 
@@ -165,8 +180,7 @@ def edit(
     """Forget nodes; see `chip.edit`."""
     if isinstance(forget, str):
         raise UsageError(f"forget is a list of nodes: give [{forget!r}]")
-    if isinstance(model, PreTrainedModel):
-        _refuse_about_checkpoints(out, options)
+    refuse_about_checkpoints(model, {**options, **({} if out is None else {"out": out})}, _OF_CHECKPOINTS)
     with given_model(model, processor) as where, given_records(data, levels) as records, kept_at(statistics) as kept:
         request = _request(where.directory, records.directory, forget, settings, {**options})
         request = replace(request, out=None if out is None else Path(out), statistics=kept)
@@ -187,6 +201,7 @@ def _made(result: EditResult) -> Edit:
 def _request(
     model: str, data: Path, forget: Sequence[str], settings: EditSettings | None, options: dict[str, Any]
 ) -> EditRequest:
+    options = checked_options(options, EditOptions)
     names = frozenset(one.name for one in fields(EditSettings))
     given = {name: options.pop(name) for name in sorted(names & set(options))}
     return EditRequest(
@@ -197,15 +212,6 @@ def _request(
         fixed=frozenset(given) if settings is None else names,
         **options,
     )
-
-
-def _refuse_about_checkpoints(out: object, options: EditOptions) -> None:
-    named = [name for name in _OF_CHECKPOINTS if name in options] + ["out"] * (out is not None)
-    if named:
-        raise UsageError(
-            f"{named[0]} is about a checkpoint, and the model is a loaded one; Edit.save keeps the edit, Edit.apply "
-            "changes the model, and its own save_pretrained keeps that"
-        )
 
 
 def _digest(parameter: torch.Tensor) -> str:

@@ -1,21 +1,24 @@
 """Models and records as a caller in Python gives them: by their directories, or as objects that are there already."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from os import PathLike, fspath
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_type_hints
 
 from PIL.Image import Image
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
 from chip.errors import ChipError, UsageError
 from chip.hierarchy import Hierarchy, Record
+from chip.images import DAMAGED
 from chip.models.loading import LoadedModel, adopted
 from chip.records.jsonl import DEFAULT_LEVELS, Place, parse_record
+from chip.settings import CollectSettings, TuningSettings
 
 AnyModel = str | PathLike[str] | PreTrainedModel
 """A checkpoint's directory (or a hub id in the local cache), or a loaded model."""
@@ -25,6 +28,9 @@ AnyRecords = str | PathLike[str] | Sequence[Record | Mapping[str, Any]]
 a path or an opened `PIL.Image.Image`."""
 
 IN_MEMORY = Path("records in memory")
+_PATHS = {"receipt", "edit_out", "plot", "training_log", "sign", "lexicon", "nonmembers", "utility", "harness_tasks"}
+_SETTINGS = {"tuning": TuningSettings, "collecting": CollectSettings, "settings": CollectSettings}
+_SEVERAL = {"forgotten", "forgotten_nodes", "attacks", "compare", "harness"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def given_model(model: AnyModel, processor: Any) -> Iterator[GivenModel]:
     if not isinstance(model, PreTrainedModel):
         yield GivenModel(fspath(model))
         return
-    if processor is None:
+    if not isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase):
         raise UsageError("a loaded model needs its processor (or its tokenizer) beside it: give processor=")
     loaded = adopted(model, processor)
     with TemporaryDirectory(prefix="chip-model-") as scratch, _evaluating(model):
@@ -68,6 +74,11 @@ def _refuse_other(model: object) -> None:
         raise UsageError(f"a model is a directory or a PreTrainedModel, not {kind}; merge an adapter first")
 
 
+def _refuse_no_list(value: object, said: str) -> None:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise UsageError(f"{said}, not {type(value).__name__}")
+
+
 @contextmanager
 def given_records(data: AnyRecords, levels: Sequence[str] | None) -> Iterator[GivenRecords]:
     """Records for as long as work on them goes on; images that were given opened are kept as PNG files meanwhile.
@@ -79,49 +90,113 @@ def given_records(data: AnyRecords, levels: Sequence[str] | None) -> Iterator[Gi
             raise UsageError("levels stand in a data directory's dataset.json; give them with a list of records alone")
         yield GivenRecords(Path(data))
         return
+    _refuse_no_list(data, "records are a data directory or a list of them")
+    _refuse_no_list(levels or (), "levels are a list of names, from the root down")
     with TemporaryDirectory(prefix="chip-images-") as scratch:
-        names = tuple(levels or DEFAULT_LEVELS)
-        records = [_record(one, Place(IN_MEMORY, line), names, Path(scratch)) for line, one in enumerate(data, 1)]
+        names, shown = tuple(levels or DEFAULT_LEVELS), _Shown(Path(scratch))
+        records = [_record(one, Place(IN_MEMORY, line), names, shown) for line, one in enumerate(data, 1)]
         if not records:
             raise ChipError("the list holds no records")
         yield GivenRecords(IN_MEMORY, Hierarchy(names, records))
 
 
-def _record(one: Record | Mapping[str, Any], at: Place, levels: tuple[str, ...], scratch: Path) -> Record:
-    if isinstance(one, Record):
-        value: Mapping[str, Any] = {
-            "path": list(one.path),
-            **({"text": one.text} if one.text is not None else {"question": one.question, "answer": one.answer}),
-            "images": list(one.images),
-            "paraphrases": list(one.paraphrases),
-            "translations": dict(one.translations),
-            **({"options": list(one.options)} if one.options else {}),
-        }
-        return _record(value, at, levels, scratch)
-    if not isinstance(one, Mapping):
-        raise at.error(f"a record is a chip.Record or a mapping, not {type(one).__name__}")
-    if one.get("image") is not None and one.get("images"):
+def checked_options(options: Mapping[str, Any], known: type) -> dict[str, Any]:
+    """Options as requests hold them: what names a file as a path, what is given as a list as a tuple.
+
+    known: the TypedDict of what there is. Raises UsageError for anything else, with what may have been meant.
+    """
+    names = get_type_hints(known)
+    for name in sorted(options.keys() - names.keys()):
+        for keyword, settings in _SETTINGS.items():
+            if keyword in names and name in settings.__dataclass_fields__:
+                kind = settings.__name__
+                raise UsageError(f"{name!r} is a field of {kind}: give {keyword}={kind}({name}=…)")
+        near = get_close_matches(name, names, 1)
+        raise UsageError(f"no keyword is called {name!r}{f'; did you mean {near[0]}?' if near else ''}")
+    found = dict(options)
+    for name in _PATHS & found.keys():
+        found[name] = None if found[name] is None else Path(found[name])
+    for name in _SEVERAL & found.keys():
+        if isinstance(found[name], str | PathLike):
+            raise UsageError(f"{name} takes several: give [{found[name]!r}]")
+        made: Callable[[Any], object] = Path if name == "forgotten" else fspath
+        found[name] = None if found[name] is None else tuple(map(made, found[name]))
+    if found.get("gold") is not None:
+        found["gold"] = fspath(found["gold"])
+    return found
+
+
+def refuse_about_checkpoints(model: AnyModel, options: Mapping[str, Any], about: Sequence[str]) -> None:
+    """Raise UsageError where an option is about a checkpoint that is read or written and the model is a loaded one."""
+    named = [name for name in about if name in options and isinstance(model, PreTrainedModel)]
+    if named:
+        raise UsageError(
+            f"{named[0]} is about a checkpoint, and the model is a loaded one; Edit.save keeps the edit, Edit.apply "
+            "changes the model, and its own save_pretrained keeps that"
+        )
+
+
+class _Shown:
+    """The images that records show; of one that was given opened, a PNG file, the same wherever it is shown."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._kept: dict[int, Path] = {}
+
+    def path(self, image: object, at: Place) -> Path:
+        """Where an image is. The caller names it, so that it may lie anywhere. Raises `at.error`."""
+        if isinstance(image, Image):
+            return self._kept.get(id(image)) or self._keep(image, at)
+        if not isinstance(image, str | PathLike):
+            raise at.error(f"an image is a path or a PIL.Image.Image, not {type(image).__name__}")
+        try:
+            there = Path(image).is_file()
+        except (OSError, ValueError) as problem:
+            raise at.error(f"an image's path cannot be that of a file ({type(problem).__name__})") from problem
+        if not there:
+            raise at.error(f"the image {fspath(image)} is not there")
+        return Path(image).resolve()
+
+    def _keep(self, image: Image, at: Place) -> Path:
+        path = self._scratch / f"{len(self._kept)}.png"
+        try:
+            image.convert("RGB").save(path)
+        except DAMAGED as problem:
+            raise at.error(f"an image cannot be read ({problem})") from problem
+        self._kept[id(image)] = path
+        return path
+
+
+def _record(one: object, at: Place, levels: tuple[str, ...], shown: _Shown) -> Record:
+    value = _as_object(one) if isinstance(one, Record) else one
+    if not isinstance(value, Mapping):
+        raise at.error(f"a record is a chip.Record or a mapping, not {type(value).__name__}")
+    single, several = value.get("image"), value.get("images")
+    if single is not None and several is not None:
         raise at.error('has both "image" and "images"; keep one of them')
-    shown = one.get("images") or [one.get("image")]
-    images = tuple(_image(image, number, at, scratch) for number, image in enumerate(shown) if image is not None)
-    if images and one.get("text") is not None:
+    named = several if several is not None else [] if single is None else [single]
+    if not isinstance(named, list | tuple):
+        raise at.error(f'"images" is a list, not {type(named).__name__}')
+    if named and value.get("text") is not None:
         raise at.error("a document shows no image; make it a question and an answer")
-    bare = {name: value for name, value in one.items() if name not in ("image", "images")}
-    return replace(parse_record({**bare, "path": list(one.get("path") or ())}, at, scratch, levels), images=images)
+    bare = {name: one for name, one in value.items() if name not in ("image", "images")}
+    if isinstance(bare.get("path"), tuple):
+        bare["path"] = list(bare["path"])
+    images = tuple(shown.path(image, at) for image in named)
+    return replace(parse_record(bare, at, Path(), levels), images=images)
 
 
-def _image(image: object, number: int, at: Place, scratch: Path) -> Path:
-    """Where an image is; the caller names it, so that it may lie anywhere."""
-    if isinstance(image, Image):
-        kept = scratch / f"{at.line}-{number}.png"
-        image.convert("RGB").save(kept)
-        return kept
-    if not isinstance(image, str | PathLike):
-        raise at.error(f"an image is a path or a PIL.Image.Image, not {type(image).__name__}")
-    path = Path(image)
-    if not path.is_file():
-        raise at.error(f"the image {path} is not there")
-    return path.resolve()
+def _as_object(record: Record) -> dict[str, Any]:
+    """A record as an object of the records format."""
+    said = {"question": record.question, "answer": record.answer} if record.text is None else {"text": record.text}
+    return {
+        **said,
+        "path": record.path,
+        "images": record.images,
+        "paraphrases": list(record.paraphrases),
+        "translations": dict(record.translations),
+        "options": list(record.options) or None,
+    }
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """The keywords that the Python interface takes beside models, records and nodes, with their types: what the command
 line has flags for. docs/command-line.md says what each means."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from os import PathLike
 from typing import TypedDict
 
 from chip.settings import CollectSettings, TuningSettings
+
+AnyPath = str | PathLike[str]
 
 
 class SettingOptions(TypedDict, total=False):
@@ -62,13 +65,13 @@ class SettingOptions(TypedDict, total=False):
 class EditOptions(SettingOptions, total=False):
     """What else `chip edit` has flags for."""
 
-    receipt: Path | None
-    edit_out: Path | None
-    plot: Path | None
-    training_log: Path | None
+    receipt: AnyPath | None
+    edit_out: AnyPath | None
+    plot: AnyPath | None
+    training_log: AnyPath | None
     keep_last_good: bool
-    forgotten: tuple[Path, ...]
-    forgotten_nodes: tuple[str, ...]
+    forgotten: Sequence[AnyPath]
+    forgotten_nodes: Sequence[str]
     collecting: CollectSettings
     tuning: TuningSettings
     device: str
@@ -79,7 +82,7 @@ class EditOptions(SettingOptions, total=False):
     force: bool
     link: bool
     in_place: bool
-    sign: Path | None
+    sign: AnyPath | None
 
 
 class CollectOptions(TypedDict, total=False):
@@ -96,15 +99,15 @@ class CollectOptions(TypedDict, total=False):
 class AuditOptions(TypedDict, total=False):
     """What `chip audit` has flags for; `chip audit --help` says what each means."""
 
-    gold: str | None
-    attacks: tuple[str, ...] | None
+    gold: AnyPath | None
+    attacks: Sequence[str] | None
     quick: bool
-    compare: tuple[str, ...]
-    lexicon: Path | None
-    nonmembers: Path | None
-    utility: Path | None
-    harness: tuple[str, ...]
-    harness_tasks: Path | None
+    compare: Sequence[AnyPath]
+    lexicon: AnyPath | None
+    nonmembers: AnyPath | None
+    utility: AnyPath | None
+    harness: Sequence[str]
+    harness_tasks: AnyPath | None
     show_records: bool
     records: int
     device: str

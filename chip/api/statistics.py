@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self, Unpack
 
 from chip import collect
-from chip.api.given import AnyModel, AnyRecords, given_model, given_records
+from chip.api.given import AnyModel, AnyRecords, checked_options, given_model, given_records, refuse_about_checkpoints
 from chip.api.options import CollectOptions
 from chip.collect.file import Provenance, load_statistics, save_statistics
 from chip.workflow import CollectRequest, carry_out_collection, prepare_collection
@@ -41,13 +41,16 @@ class Statistics:
 
         model, data, processor, levels: as in `chip.edit`. Raises ChipError for bad input.
         """
+        refuse_about_checkpoints(model, options, ("device", "dtype"))
         with (
             given_model(model, processor) as where,
             given_records(data, levels) as records,
             TemporaryDirectory(prefix="chip-statistics-") as scratch,
         ):
             path = Path(scratch) / "statistics.safetensors" if out is None else Path(out)
-            request = CollectRequest(where.directory, records.directory, path, **options)
+            request = CollectRequest(
+                where.directory, records.directory, path, **checked_options(options, CollectOptions)
+            )
             prepared = prepare_collection(request, model=where.loaded, records=records.hierarchy)
             return cls(carry_out_collection(prepared), prepared.counted.provenance)
 

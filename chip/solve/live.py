@@ -19,21 +19,25 @@ def applied(model: nn.Module, edit: Edit) -> Iterator[None]:
     Computed in float32 on the model's device and rounded once to its dtype, as close to the checkpoint that would be
     written as is quickly done (the writer computes in float64).
     """
-    with restored(model, [edit]):
+    with kept_aside(model, [edit]):
         for change in edit.changes:
             _add(_live(model, change), change)
         yield
 
 
 @contextmanager
-def restored(model: nn.Module, edits: Sequence[Edit]) -> Iterator[None]:
-    """What these edits change is as before on the way out, bit for bit."""
+def kept_aside(model: nn.Module, edits: Sequence[Edit], *, unless_done: bool = False) -> Iterator[None]:
+    """What these edits change is as before on the way out, bit for bit; with `unless_done` only where that is by an
+    exception."""
     kept = {change.parameter: _live(model, change).clone() for edit in edits for change in edit.changes}
+    done = False
     try:
         yield
+        done = True
     finally:
-        for name, tensor in kept.items():
-            model.get_parameter(name).detach().copy_(tensor)
+        if not (done and unless_done):
+            for name, tensor in kept.items():
+                model.get_parameter(name).detach().copy_(tensor)
 
 
 def apply_live(model: nn.Module, edit: Edit) -> None:
