@@ -22,12 +22,12 @@ demo: $(INSTALLED)
 
 # What everyone runs, within 15 minutes on two cores.
 test: $(INSTALLED)
+	$(if $(COVERAGE),rm -rf build/coverage)
 	$(PYTEST) tests -m "not slow" --numprocesses $(WORKERS) --dist loadfile
 
 # What a change must pass, within an hour: the tests once, measured, and all that is no test.
 check:
 	$(MAKE) lint types imports
-	rm -rf build/coverage
 	$(MAKE) test COVERAGE=1
 	$(MAKE) slow coverage
 	$(MAKE) docs wheels fuzz
@@ -58,7 +58,7 @@ build/wheel: $(INSTALLED) FORCE
 
 # Of the tests that ran with COVERAGE=1: fails below what pyproject.toml asks for.
 coverage: $(INSTALLED)
-	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage combine --keep --quiet
 	$(BIN)/coverage report --skip-covered
 
 # Source archive and wheels as a release would have them, installed where nothing else is.
