@@ -1,9 +1,13 @@
 """Bounds on what comes from others: models as they are stay within them, and nobody's machine switches them off."""
 
+import os
+import resource
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny_fp8
 import tiny_models
@@ -11,9 +15,10 @@ import torch
 from hostile import copied
 
 from chip.errors import ChipError
-from chip.models import trust
+from chip.models import templates, trust
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_model, load_skeleton
+from chip.models.prompts import Prompts
 
 MODELS: dict[str, Callable[[Path], Path]] = {
     "untied": lambda to: tiny_models.text_model(to, "llama"),
@@ -69,3 +74,62 @@ class TestModels:
             with pytest.raises(ChipError, match="larger model"):
                 torch.nn.Linear(10**6, 10**6, device="meta")
         assert made
+
+
+def tried(template: str) -> None:
+    Prompts(tiny_models.tiny_tokenizer(template), None).refuse_endless_template()
+
+
+def in_a_fork(prepare: Callable[[], object], template: str) -> str:
+    """What is said of a template where a process is prepared for good; nothing if all is well."""
+    heard, told = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            prepare()
+            tried(template)
+        except (ChipError, OSError) as problem:
+            os.write(told, f"{type(problem).__name__}: {problem}".encode())
+        finally:
+            os._exit(0)
+    os.close(told)
+    with os.fdopen(heard) as said:
+        os.waitpid(child, 0)
+        return said.read()
+
+
+class TestTrials:
+    LARGE = "{{ 'x' * 10 ** 10 }}"
+
+    def test_a_harder_limit_of_the_machine_does_not_switch_it_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        most = psutil.Process().memory_info().vms + (2 << 30)
+        monkeypatch.setattr(templates, "TRIAL_BYTES", 1 << 40)
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+        assert in_a_fork(limit, self.LARGE).startswith("ChipError: the model's chat template takes more than")
+        assert in_a_fork(limit, tiny_models.CHAT_TEMPLATE) == ""
+
+    def test_where_it_cannot_be_limited_it_is_not_trusted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(templates, "TRIAL_BYTES", 1 << 70)
+        with pytest.raises(ChipError, match="could not be tried"):
+            tried(tiny_models.CHAT_TEMPLATE)
+
+    def test_a_program_that_ignores_its_children_learns_how_it_ended(self) -> None:
+        def ignore() -> None:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+        assert in_a_fork(ignore, self.LARGE).startswith("ChipError: the model's chat template takes more than")
+        assert in_a_fork(ignore, tiny_models.CHAT_TEMPLATE) == ""
+
+    def test_one_that_waits_for_ever_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(templates, "TRIAL_WAIT", 0.2)
+        never = threading.Lock()
+        with never, pytest.raises(ChipError, match="could not be tried"):
+            templates.refuse_endless("", never.acquire)
+
+    def test_what_is_ended_for_its_time_leaves_no_memory_behind_in_a_file(self, tmp_path: Path) -> None:
+        templates.refuse_endless(
+            "", lambda: (tmp_path / "most").write_text(str(resource.getrlimit(resource.RLIMIT_CORE)[0]))
+        )
+        assert (tmp_path / "most").read_text() == "0"

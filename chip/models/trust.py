@@ -32,10 +32,12 @@ stored, and linears are made before those that dequantise take their place."""
 SPARE_NUMBERS = 1 << 28
 """How many they may hold beyond that."""
 UNLOADABLE = (
-    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
-    *(OSError, ImportError, RuntimeError, MemoryError, StrictDataclassError),
+    *(OSError, ImportError, StrictDataclassError),
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, RuntimeError),
 )
-"""What transformers, torch and jinja raise of files that they cannot make sense of."""
+"""What transformers and torch raise of files that they cannot make sense of. They check little of a config before they
+calculate with it, so that most values that make no sense surface as errors of the calculation: a size below 0 as a
+RuntimeError of torch's, heads that are none as a division by 0, a padding beyond the words as a failed assertion."""
 _COUNT = re.compile(r"(^|_)n(um)?_(\w+_)?(layers?|experts|labels)$|(^|_)depth$")
 """Names of counts; a size, such as `vocab_size_per_layer_input`, is held against the tensors when they are made."""
 _CHOOSING_CODE = ("attn_implementation", "experts_implementation", "kernel_config")
@@ -66,9 +68,9 @@ def refuse_counts(checkpoint: Checkpoint) -> None:
 def borne_out(checkpoint: Checkpoint) -> Iterator[None]:
     """While modules are made in here, they may not come to much more than the checkpoint's files store.
 
-    Counted is the tree as it is made, on the meta device: what is loaded takes its place, and what is tied stands in two
-    places, without being more. torch calls hooks for the whole process, so that what another thread makes meanwhile is
-    told apart by its thread.
+    Counted is the tree as it is made, on the meta device: what is loaded takes its place, and what is tied stands in
+    two places, without being more. torch calls hooks for the whole process, so that what another thread makes meanwhile
+    is told apart by its thread.
 
     Raises ChipError where they do, before the memory is taken or the next of them is made.
     """
