@@ -9,14 +9,14 @@ Phrase = tuple[str, ...]
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def words_of(text: str) -> Phrase:
+def tokens_of(text: str) -> Phrase:
     """The words and signs of a text, without regard to capitals and white space."""
     return tuple(_WORD.findall(text.casefold()))
 
 
 def standing_in(text: str, phrases: Set[Phrase], lengths: Set[int]) -> set[Phrase]:
     """Which of the phrases, which have these lengths, stand in a text, word for word."""
-    words = words_of(text)
+    words = tokens_of(text)
     return {words[i : i + n] for n in lengths for i in range(len(words) - n + 1)} & phrases
 
 
@@ -26,7 +26,7 @@ class Words:
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts: dict[str, array[int]] = {}
         for number, text in enumerate(texts):
-            for word in set(words_of(text)):
+            for word in set(tokens_of(text)):
                 self._texts.setdefault(word, array("I")).append(number)
 
     def likely(self, phrases: Iterable[Phrase]) -> list[int]:

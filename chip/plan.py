@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chip.hierarchy import Hierarchy, NodePath, Split, lies_within, said
-from chip.phrases import Phrase, standing_in, words_of
+from chip.phrases import Phrase, standing_in, tokens_of
 from chip.records.digests import image_digest, images_of
 
 _LINES_NAMED = 5
@@ -91,7 +91,7 @@ def _standing(phrases: Iterable[str], hierarchy: Hierarchy, retained: Set[NodePa
 
     Records are looked up by their words, which were put in order once for all requests.
     """
-    wanted = frozenset(map(words_of, phrases)) - {()}
+    wanted = frozenset(map(tokens_of, phrases)) - {()}
     lengths = frozenset(map(len, wanted))
     found: set[Phrase] = set()
     lines = []

@@ -15,6 +15,12 @@ def readable(text: str) -> str:
     return "".join(one if one.isprintable() or one in "\n\t" or one in _JOINERS else _picture(one) for one in text)
 
 
+def one_line(text: str) -> str:
+    """A readable text on one line, so that nothing in it is taken for a line of chip's own: the line breaks that a name
+    holds are shown as pictures of themselves too."""
+    return readable(text).replace("\n", "␤")
+
+
 def _picture(one: str) -> str:
     if unicodedata.category(one) == "Zs":
         return " "

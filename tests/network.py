@@ -7,6 +7,7 @@ laid down as `sitecustomize.py` for processes of their own, so it imports nothin
 import os
 import socket
 import sys
+from ipaddress import ip_address
 
 LOG = "CHIP_TESTS_NETWORK_LOG"
 """Environment: a file to which a line is added for each attempt; read when a process starts, not again."""
@@ -40,15 +41,22 @@ def _reached(event: str, arguments: tuple[object, ...]) -> str | None:
     if event in _NAMES:
         host = arguments[0]
     elif event in _CALLS:
-        address = arguments[
-            1
-        ]  # a path where processes of one machine speak to each other, None where connected already
+        # A path where processes of one machine speak to each other, None where connected already.
+        address = arguments[1]
         host = address[0] if isinstance(address, tuple) else None
     else:
         return None
     if isinstance(host, bytes):
         host = host.decode("utf-8", "replace")
-    return None if host in _HERE or str(host).startswith("127.") else str(host)
+    return None if host in _HERE or _is_loopback(str(host)) else str(host)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether it is an address of this machine; a name is none, whatever it begins with."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 if __name__ == "sitecustomize":

@@ -16,8 +16,8 @@ from chip.audit.attacks.image import ALTERATIONS, ALTERED, ATTACK, ITS_IMAGES, I
 from chip.audit.finding import Finding
 from chip.audit.subject import Subject
 from chip.hierarchy import Record, shape
+from chip.images import open_images
 from chip.models.loading import LoadedModel
-from chip.models.prompts import open_image
 from chip.records import read_records
 
 
@@ -58,7 +58,7 @@ class TestPrompts:
     def test_a_record_with_its_own_images_given_is_the_record(self, llava: LoadedModel, hospital_data: Path) -> None:
         record = next(record for record in read_records(hospital_data).records if record.images)
         plain = llava.prompts.encode(record)
-        given = llava.prompts.encode(record, [open_image(path, 1) for path in record.images])
+        given = llava.prompts.encode(record, open_images(record.images, 1))
         other = llava.prompts.encode(record, [drawing()])
         assert all(given.pixels[key].equal(one) for key, one in plain.pixels.items())
         assert given.answer_ids.equal(plain.answer_ids)

@@ -135,6 +135,16 @@ def test_a_process_that_tries_is_found_out(place: Path) -> None:
     (place / "attempts").unlink()
 
 
+@pytest.mark.parametrize("host", ["127.example.com", "127.0.0.1.example.com", "192.0.2.1", "2001:db8::1"])
+def test_what_is_only_called_like_this_machine_is_beyond_it(host: str) -> None:
+    assert network._reached("socket.getaddrinfo", (host, 80)) == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", b"localhost", None])
+def test_this_machine_is_not_beyond_it(host: object) -> None:
+    assert network._reached("socket.getaddrinfo", (host, 80)) is None
+
+
 def test_the_tests_themselves_may_not_use_it() -> None:
     with pytest.raises(NetworkIsForbiddenError), socket.socket() as one:
         one.connect(("192.0.2.1", 80))

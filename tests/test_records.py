@@ -12,7 +12,8 @@ from tiny_records import LEVELS, hospital_records, write_hospital, write_image, 
 
 from chip.errors import ChipError
 from chip.hierarchy import Record
-from chip.models.prompts import Prompts, open_image
+from chip.images import open_images
+from chip.models.prompts import Prompts
 from chip.records import read_records, write_records
 from chip.records.digests import image_digest, record_digest
 
@@ -199,7 +200,7 @@ class TestImages:
 
     def test_a_readable_image_is_not_blank(self, tmp_path: Path) -> None:
         write_image(tmp_path / "a.png", 3)
-        assert len(set(open_image(tmp_path / "a.png", 1).tobytes())) > 100
+        assert len(set(open_images([tmp_path / "a.png"], 1)[0].tobytes())) > 100
 
 
 class TestDigests:

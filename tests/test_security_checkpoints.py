@@ -180,6 +180,8 @@ class TestConfigs:
             {"vocab_size": "x"},
             {"dtype": "os.system"},
             {"hidden_act": "__import__"},
+            {"intermediate_size": -1},
+            {"pad_token_id": 10**6},
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 0, "factor": 0}},
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": "x", "factor": "y"}},
             {"rope_parameters": {"rope_type": "evil"}},

@@ -13,12 +13,22 @@ from hostile import ESCAPES, chunk, png, record, sentence_of
 from PIL import Image
 from tiny_records import write_image, write_lines
 
-from chip.allowed import ALLOWED_FOLDERS, ALLOWED_PIXELS, MOST_BYTES_A_PIXEL, MOST_PIXELS, most_pixels
+from chip.allowed import (
+    ALLOWED_FOLDERS,
+    ALLOWED_PIXELS,
+    IMAGES_AT_ONCE,
+    MOST_BYTES_A_PIXEL,
+    MOST_IMAGES,
+    MOST_PIXELS,
+    allowed_folders,
+    most_pixels,
+)
+from chip.cli.environment import allowing
 from chip.errors import ChipError, UsageError
-from chip.images import LONGEST_SIDES, SUFFIXES
-from chip.models.prompts import Prompts, open_image
+from chip.images import LONGEST_SIDES, SUFFIXES, open_images
+from chip.models.prompts import Prompts
 from chip.records import read_records
-from chip.records.jsonl import DEEPEST, LONGEST_LINE, LONGEST_NAME
+from chip.records.jsonl import DEEPEST, LARGEST_LEVELS, LONGEST_LINE, LONGEST_NAME
 
 
 def refused(data: Path) -> str:
@@ -29,7 +39,7 @@ def refused(data: Path) -> str:
 
 def not_opened(path: Path) -> str:
     with pytest.raises(ChipError, match=r"record on line 7: .*cannot be read as an image") as caught:
-        open_image(path, 7)
+        open_images([path], 7)
     return str(caught.value)
 
 
@@ -64,6 +74,17 @@ class TestWhereImagesLie:
         assert ALLOWED_FOLDERS not in os.environ
         monkeypatch.setenv(ALLOWED_FOLDERS, f"{tmp_path / 'other'}{os.pathsep}{tmp_path / 'kept'}")
         assert chip_here(*asked).exit_code == 0
+
+    def test_a_folder_is_the_same_wherever_a_process_works(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "kept").mkdir()
+        monkeypatch.chdir(tmp_path)
+        with allowing(None, [Path("kept")]):
+            monkeypatch.chdir("/")
+            assert allowed_folders() == (tmp_path / "kept",)
+        with pytest.raises(UsageError, match="which stands between folders"), allowing(None, [Path(f"a{os.pathsep}b")]):
+            raise AssertionError
 
     @pytest.mark.parametrize("kind", ["pipe", "directory", "loop", "device", "nothing"])
     def test_what_is_no_file_is_refused_and_never_waited_for(self, tmp_path: Path, kind: str) -> None:
@@ -109,7 +130,7 @@ class TestPictures:
 
     def test_a_file_of_two_kinds_is_a_picture_and_nothing_more(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(png(8, 8) + b"PK\x03\x04<script>alert(1)</script>#!/bin/sh\n")
-        assert open_image(tmp_path / "a.png", 7).size == (8, 8)
+        assert open_images([tmp_path / "a.png"], 7)[0].size == (8, 8)
 
     @pytest.mark.parametrize("part", [0.3, 0.9])
     def test_a_truncated_picture_is_refused_and_never_filled_up(self, tmp_path: Path, part: float) -> None:
@@ -141,6 +162,34 @@ class TestPictures:
         os.truncate(data / "a.png", MOST_BYTES_A_PIXEL * MOST_PIXELS + 1)
         assert "--most-pixels allows more" in refused(data)
 
+    def test_a_record_of_many_images_is_refused(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "data" / "a.png", 0)
+        shown = {**record(), "image": None}
+        data = write_lines(tmp_path / "data", {**shown, "images": ["a.png"] * MOST_IMAGES})
+        assert len(read_records(data).records[0].images) == MOST_IMAGES
+        data = write_lines(tmp_path / "data", {**shown, "images": ["a.png"] * (MOST_IMAGES + 1)})
+        assert f"line 1: the record shows {MOST_IMAGES + 1} images" in refused(data)
+
+    def test_images_that_are_too_large_together_are_refused_before_they_are_decoded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_image(tmp_path / "a.png", 0, side=10)
+        (tmp_path / "b.png").write_bytes(png(10, 10, rows=1))
+        monkeypatch.setenv(ALLOWED_PIXELS, "100")
+        assert len(open_images([tmp_path / "a.png"] * IMAGES_AT_ONCE, 7)) == IMAGES_AT_ONCE
+        with pytest.raises(ChipError, match="record on line 7: its images have more than 400 pixels together"):
+            open_images([tmp_path / "a.png"] * IMAGES_AT_ONCE + [tmp_path / "b.png"], 7)
+
+    def test_what_pillow_opens_for_others_is_as_it_was(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_image(tmp_path / "a.png", 0)
+        (tmp_path / "b.png").write_bytes(b"")
+        monkeypatch.setenv(ALLOWED_PIXELS, str(10 * MOST_PIXELS))
+        for before in (Image.MAX_IMAGE_PIXELS, 1000, None):
+            monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", before)
+            open_images([tmp_path / "a.png"], 7)
+            not_opened(tmp_path / "b.png")
+            assert before == Image.MAX_IMAGE_PIXELS
+
     def test_the_user_may_allow_more_pixels(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_directory: Path
     ) -> None:
@@ -149,7 +198,7 @@ class TestPictures:
         assert "more than 100 pixels; --most-pixels allows more" in not_opened(tmp_path / "a.png")
         monkeypatch.setenv(ALLOWED_PIXELS, str(2 * MOST_PIXELS))
         assert most_pixels() == 2 * MOST_PIXELS
-        for wrong in ("0", "-1", "many", "1e9", "²"):
+        for wrong in ("0", "-1", "many", "1e9", "²", "9" * 19, "9" * 5000):
             monkeypatch.setenv(ALLOWED_PIXELS, wrong)
             with pytest.raises(UsageError, match="--most-pixels"):
                 most_pixels()
@@ -207,6 +256,12 @@ class TestLines:
         said = refused(data)
         assert said.isprintable()
         assert len(said) < 500
+
+    def test_levels_are_not_read_from_a_file_without_end(self, tmp_path: Path) -> None:
+        data = write_lines(tmp_path / "data", record())
+        (data / "dataset.json").touch()
+        os.truncate(data / "dataset.json", 1 << 40)
+        assert f"has more than {LARGEST_LEVELS:,} bytes" in refused(data)
 
     @pytest.mark.parametrize("name", ["records.jsonl", "dataset.json"])
     def test_a_pipe_or_a_device_for_a_file_is_not_read(self, tmp_path: Path, name: str) -> None:

@@ -10,10 +10,12 @@ import pytest
 import tiny_models
 from command_line import chip_here
 from hostile import ESCAPES, SCRIPT, said_by
+from safetensors.torch import load_file
 from test_page import Reader, disturb
 from tiny_records import write_lines
 
 from chip.audit.page import render
+from chip.cli.console import Printer
 from chip.readable import markdown, plain_json, readable
 
 NAME = SCRIPT.replace("/", "∕") + "\"'&{{ 7 * 7 }}${7*7}"
@@ -131,6 +133,30 @@ class TestTheTerminal:
     def test_a_message_of_a_missing_file_does_not_act(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         said = said_by(capsys, "inspect", tmp_path / ESCAPES)
         assert not ACTS.search(said)
+
+    def test_a_line_that_a_name_holds_is_not_taken_for_one_of_chips(
+        self, tmp_path: Path, llama_directory: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        forged = "note: nothing is left"
+        model = Path(shutil.copytree(llama_directory, tmp_path / f"m\n{forged}\n"))
+        (model / "model.safetensors").rename(model / f"a\n{forged}\n.safetensors")
+        weights = dict.fromkeys(load_file(model / f"a\n{forged}\n.safetensors"), f"a\n{forged}\n.safetensors")
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+        said = said_by(capsys, "inspect", model)
+        assert f"in a␤{forged}␤.safetensors" in said
+        assert forged not in said.splitlines()
+        said = said_by(capsys, "inspect", tmp_path / f"gone\n{forged}\n")
+        assert f"gone␤{forged}␤" in said
+        assert forged not in said.splitlines()
+
+    def test_tables_and_notices_keep_their_lines(self, capsys: pytest.CaptureFixture[str]) -> None:
+        printer = Printer(False)
+        printer.facts({"model": "a\nnote: b", "records": "3"})
+        printer.notice("a\nb")
+        printer.line("a\nb")
+        captured = capsys.readouterr()
+        assert [line.rstrip() for line in captured.out.splitlines()] == ["model    a␤note: b", "records  3", "a␤b"]
+        assert captured.err == "note: a␤b\n"
 
 
 class TestTables:

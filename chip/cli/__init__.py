@@ -3,7 +3,7 @@
 import sys
 
 from chip.errors import ChipError, UsageError
-from chip.readable import readable
+from chip.readable import one_line
 
 _INTERRUPTED = 130
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 def _say(sentence: str) -> None:
     """A sentence on stderr. Names of files, tensors and nodes in it may be anybody's."""
-    print(f"chip: {readable(sentence)}", file=sys.stderr)  # noqa: T201
+    print(f"chip: {one_line(sentence)}", file=sys.stderr)  # noqa: T201
 
 
 def _run() -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from chip.plan import Plan
 from chip.progress import Counted, Item
-from chip.readable import readable
+from chip.readable import one_line, readable
 
 _GROUPS = ("target", "siblings", "rest")
 
@@ -55,7 +55,7 @@ class Printer:
         """Pass the items through under a progress bar on stderr; a line for each task where that is no terminal."""
         if not self.errors.is_terminal:
             if not self.quiet:
-                self.errors.print(Text(f"{doing} …"), soft_wrap=True)
+                self.errors.print(Text(one_line(f"{doing} …")), soft_wrap=True)
             yield from items
             return
         columns = (
@@ -65,15 +65,15 @@ class Printer:
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.errors, transient=True) as progress:
-            yield from progress.track(items, total=len(items), description=readable(doing))
+            yield from progress.track(items, total=len(items), description=one_line(doing))
 
     def line(self, text: str, style: str = "") -> None:
         """A line of text, taken literally."""
-        self.console.print(Text(text, style=style), soft_wrap=True)
+        self.console.print(Text(one_line(text), style=style), soft_wrap=True)
 
     def notice(self, text: str) -> None:
         """What was decided while working, on stderr."""
-        self.errors.print(Text(f"note: {text}"), soft_wrap=True)
+        self.errors.print(Text(one_line(f"note: {text}")), soft_wrap=True)
 
     def result(self, content: dict[str, Any]) -> None:
         """The JSON object that ends a verb under --json."""
@@ -107,7 +107,7 @@ class Printer:
         """Names with what there is to say of each."""
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for name, value in rows.items():
-            table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+            table.add_row(Text(name, style="bold"), Text(one_line(value), overflow="fold"))
         self.console.print(table)
 
     def asked(self, groups: Sequence[Any]) -> None:
@@ -211,7 +211,7 @@ class Printer:
         """One request of a batch, as it ends."""
         asked = ", ".join(outcome.forget) if outcome.line else "all of them together"
         what = f": {outcome.reason}" if outcome.reason else f", {outcome.seconds:.1f} s"
-        self.errors.print(Text(f"{outcome.name} ({asked}): {outcome.state}{what}"), soft_wrap=True)
+        self.errors.print(Text(one_line(f"{outcome.name} ({asked}): {outcome.state}{what}")), soft_wrap=True)
 
     def outcomes(self, outcomes: Sequence[Any]) -> None:
         """Every request of a batch: whom it was about, exact match before and after by group, and how it ended."""

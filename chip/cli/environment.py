@@ -6,14 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chip.allowed import ALLOWED_FOLDERS, ALLOWED_PIXELS, most_pixels
+from chip.errors import UsageError
 
 
 @contextmanager
 def allowing(pixels: int | None, folders: Sequence[Path]) -> Iterator[None]:
-    """Images of so many pixels, and in these folders beside the data directory. Raises UsageError for no number."""
+    """Images of so many pixels, and in these folders beside the data directory, wherever a process works.
+
+    Raises UsageError for no number, and for a folder whose name would be taken for several.
+    """
     given = {
         ALLOWED_PIXELS: None if pixels is None else str(pixels),
-        ALLOWED_FOLDERS: os.pathsep.join(map(str, folders)),
+        ALLOWED_FOLDERS: os.pathsep.join(map(_whole, folders)),
     }
     before = {name: os.environ.get(name) for name in given}
     _set({name: value for name, value in given.items() if value})
@@ -22,6 +26,14 @@ def allowing(pixels: int | None, folders: Sequence[Path]) -> Iterator[None]:
         yield
     finally:
         _set(before)
+
+
+def _whole(folder: Path) -> str:
+    """A folder's whole path, links followed."""
+    found = str(folder.resolve())
+    if os.pathsep in found:
+        raise UsageError(f"--images-from {found}: its path holds {os.pathsep!r}, which stands between folders; move it")
+    return found
 
 
 def _set(values: Mapping[str, str | None]) -> None:

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from chip.collect.sketch import Sketch
 from chip.collect.statistics import Moments, PooledSums, SecondMoments, Statistics
-from chip.collect.tensors import read_header, write_tensors
+from chip.collect.tensors import UNREADABLE, read_header, write_tensors
 from chip.errors import ChipError
 
 FORMAT = "chip-statistics-2"
@@ -111,15 +110,8 @@ def load_statistics(path: Path) -> tuple[Statistics, Provenance]:
         if header["format"] != FORMAT:
             raise ChipError(f"{path} has the format {header['format']!r}; this version of chip reads {FORMAT}")
         return _parsed(header, load_file(path))
-    except _DAMAGED as problem:
+    except UNREADABLE as problem:
         raise ChipError(f"{path} is no statistics file that chip wrote, or it is damaged ({problem})") from problem
-
-
-_DAMAGED = (
-    *(OSError, safetensors.SafetensorError, LookupError, ValueError, TypeError, AttributeError),
-    *(ArithmeticError, RecursionError),
-)
-"""What reading a file raises that is none of chip's."""
 
 
 def _divided(one: SecondMoments) -> tuple[dict[str, Tensor], dict[str, Any]]:

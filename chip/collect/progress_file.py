@@ -6,14 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from torch import Tensor
 
 from chip.collect.tensors import read_header, write_tensors
 from chip.errors import ChipError
-
-UNREADABLE = (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError)
-"""What reading a file raises that does not hold what it should."""
 
 _SHARE = 20
 """At most one part in so many of the time goes into keeping what there is."""
@@ -44,7 +40,7 @@ class ProgressFile:
     def _header(self, notice: Callable[[str], None]) -> dict[str, Any] | None:
         """The header of the same work's progress; None where there is nothing or, with a notice, only of another one.
 
-        Raises one of UNREADABLE where the file is damaged.
+        Raises one of `chip.collect.tensors.UNREADABLE` where the file is damaged.
         """
         if not self.path.is_file():
             return None

@@ -12,8 +12,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from chip.collect.progress_file import UNREADABLE, ProgressFile
+from chip.collect.progress_file import ProgressFile
 from chip.collect.state import State
+from chip.collect.tensors import UNREADABLE
 
 FORMAT = "chip-partial-1"
 

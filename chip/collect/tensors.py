@@ -12,6 +12,14 @@ from torch import Tensor
 from chip.errors import ChipError
 from chip.files import private_file
 
+UNREADABLE = (
+    *(OSError, safetensors.SafetensorError, RecursionError),
+    *(LookupError, ValueError, TypeError, AttributeError),
+)
+"""What reading such a file raises that is none: the first of what is no safetensors file, or whose header is nested
+without end, the others of a header and tensors that have another form than chip's, which are taken apart as if they had
+it."""
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write a safetensors file, mode 0600, with `header` as the metadata `chip`. Raises ChipError where that fails."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from chip.collect.progress_file import UNREADABLE, ProgressFile
+from chip.collect.progress_file import ProgressFile
+from chip.collect.tensors import UNREADABLE
 from chip.files import write_private
 from chip.solve.problem import Problem
 

@@ -2,6 +2,8 @@
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -125,23 +127,21 @@ def load_model(checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"
     target = choose_device(device)
     spread = device == "spread" or (device == "auto" and _exceeds(checkpoint, target))
     chosen = choose_dtype(dtype, checkpoint, target)
-    try:
-        config = _config(checkpoint)
-        auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
-        with borne_out(checkpoint):
-            loaded: Any = auto.from_pretrained(
-                directory,
-                config=config,
-                dtype=chosen,
-                device_map="auto" if spread else {"": target},
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **_dequantising(config, checkpoint),
-            )
-    except UNLOADABLE as problem:
-        raise ChipError(f"transformers cannot load {directory}: {_first_line(problem)}") from problem
+    config = _config(checkpoint)
+    auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
+    dequantising = _dequantising(config, checkpoint)
+    with _said_of(directory, "transformers cannot load {}"), borne_out(checkpoint):
+        loaded: Any = auto.from_pretrained(
+            directory,
+            config=config,
+            dtype=chosen,
+            device_map="auto" if spread else {"": target},
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **dequantising,
+        )
     model, report = loaded
     for kind in ("missing_keys", "mismatched_keys"):
         if report[kind]:
@@ -172,12 +172,11 @@ def adopted(model: PreTrainedModel, processor: Any) -> LoadedModel:
 
 def load_skeleton(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Family, tuple[Site, ...]]:
     """The module tree without weights (on the meta device), its family and its sites."""
-    try:
-        config = _config(checkpoint)
-        with torch.device("meta"), borne_out(checkpoint):
-            model = (AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM).from_config(config)
-    except UNLOADABLE as problem:
-        raise ChipError(f"transformers does not know {checkpoint.directory}: {_first_line(problem)}") from problem
+    config = _config(checkpoint)
+    auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
+    known = _said_of(checkpoint.directory, "transformers does not know {}")
+    with known, torch.device("meta"), borne_out(checkpoint):
+        model = auto.from_config(config)
     family = find_family(config, [name for name, _ in model.named_modules()])
     return model, family, find_sites(model, family)
 
@@ -194,7 +193,17 @@ def load_prompts(checkpoint: Checkpoint) -> Prompts:
 def _config(checkpoint: Checkpoint) -> Any:
     refuse_foreign_code(checkpoint)
     refuse_counts(checkpoint)
-    return AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
+    with _said_of(checkpoint.directory, "transformers does not know {}"):
+        return AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def _said_of(directory: Path, sentence: str) -> Iterator[None]:
+    """Around a call of transformers: what it raises of a checkpoint's files is said in a sentence about them."""
+    try:
+        yield
+    except UNLOADABLE as problem:
+        raise ChipError(f"{sentence.format(directory)}: {_first_line(problem)}") from problem
 
 
 def _exceeds(checkpoint: Checkpoint, device: torch.device) -> bool:
@@ -229,14 +238,13 @@ def _prompts(directory: Path, config: Any, family: Family) -> Prompts:
 
 def _load_processor(directory: Path, sees: bool) -> Any:
     auto = AutoProcessor if sees else AutoTokenizer
-    try:
-        processor = auto.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except ImportError as problem:
-        needs = re.search(r"torchvision", str(problem), re.IGNORECASE)
-        hint = "it needs torchvision, which is not installed" if needs else _first_line(problem)
-        raise ChipError(f"the processor of {directory} cannot be loaded: {hint}") from problem
-    except UNLOADABLE as problem:
-        raise ChipError(f"{directory} holds no processor that can be loaded: {_first_line(problem)}") from problem
+    with _said_of(directory, "{} holds no processor that can be loaded"):
+        try:
+            processor = auto.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        except ImportError as problem:
+            needs = re.search(r"torchvision", str(problem), re.IGNORECASE)
+            hint = "it needs torchvision, which is not installed" if needs else _first_line(problem)
+            raise ChipError(f"the processor of {directory} cannot be loaded: {hint}") from problem
     if sees and not hasattr(processor, "image_processor"):
         raise ChipError(f"{directory} holds a tokenizer but no image processor (processor_config.json is missing)")
     return processor

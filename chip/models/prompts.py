@@ -18,7 +18,7 @@ from torch import Tensor
 
 from chip.errors import ChipError
 from chip.hierarchy import Record
-from chip.images import DAMAGED, opened
+from chip.images import open_images
 from chip.models.batching import ROWS_OF, concatenate, image_lengths, pad
 from chip.models.families import Inputs
 from chip.models.spans import Span, common_length, find_parts, placed_tokens, spans_of
@@ -153,7 +153,7 @@ class Prompts:
 
         Raises ChipError as `encode` does.
         """
-        images = [open_image(path, records[0].line) for path in records[0].images] if self.sees else []
+        images = open_images(records[0].images, records[0].line) if self.sees else []
         return self._encode_showing(records, images)
 
     def encode_all(self, records: Sequence[Record]) -> list[Encoded]:
@@ -329,15 +329,6 @@ class Prompts:
                 found.append(items[start:stop])
                 start = stop
         return found
-
-
-def open_image(path: Path, line: int) -> Image.Image:
-    """An image as RGB; one that is missing, damaged, absurdly large or no image at all is an error, never a blank."""
-    try:
-        with opened(path) as image:
-            return image.convert("RGB")
-    except DAMAGED as problem:
-        raise ChipError(f"record on line {line}: {path} cannot be read as an image ({problem})") from problem
 
 
 def _reason(problem: Exception, record: Record) -> str:

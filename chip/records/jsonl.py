@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
-from chip.allowed import MOST_BYTES_A_PIXEL, allowed_folders, most_pixels
+from chip.allowed import MOST_BYTES_A_PIXEL, MOST_IMAGES, allowed_folders, most_pixels
 from chip.errors import ChipError
 from chip.files import without_repetition
 from chip.hierarchy import Hierarchy, NodePath, Record
@@ -21,6 +21,8 @@ RECORDS = "records.jsonl"
 
 LONGEST_LINE = 16 << 20
 """Bytes of a line; a record of so much text would fill many times the longest context of any model."""
+LARGEST_LEVELS = 1 << 20
+"""Bytes of `dataset.json`, which names a few levels."""
 DEEPEST = 64
 """Levels of a hierarchy."""
 LONGEST_NAME = 1000
@@ -91,16 +93,32 @@ def _read_levels(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return DEFAULT_LEVELS
     try:
-        levels = json.loads(path.read_text(encoding="utf-8"))["levels"]
+        with path.open("rb") as file:
+            content = file.read(LARGEST_LEVELS + 1)
+        if len(content) > LARGEST_LEVELS:
+            raise ChipError(f"{path} has more than {LARGEST_LEVELS:,} bytes; it names the levels and nothing else")
+        levels = json.loads(content.decode())["levels"]
     except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise ChipError(f'{path} is not of the form {{"levels": [...]}}: {problem}') from problem
-    if not isinstance(levels, list) or not levels or not all(isinstance(level, str) and level for level in levels):
-        raise ChipError(f"{path}: levels must be a list of names, from the root down")
+    return checked_levels(levels, path)
+
+
+def checked_levels(levels: object, where: object) -> tuple[str, ...]:
+    """The names of levels, from the root down. Raises ChipError, which begins with where they stand, for what is none,
+    for too many, and for names that act or have no end."""
+    if not isinstance(levels, list | tuple) or not levels or not all(isinstance(one, str) and one for one in levels):
+        raise ChipError(f"{where}: levels must be a list of names, from the root down")
     if len(levels) > DEEPEST:
-        raise ChipError(f"{path} names {len(levels)} levels; a hierarchy has at most {DEEPEST}")
+        raise ChipError(f"{where} names {len(levels)} levels; a hierarchy has at most {DEEPEST}")
     if not all(level.isprintable() and len(level) <= LONGEST_NAME for level in levels):
-        raise ChipError(f"{path}: a level's name holds control characters, or is longer than {LONGEST_NAME} characters")
+        raise ChipError(f"{where}: a level's name holds control characters, or more than {LONGEST_NAME} characters")
     return tuple(levels)
+
+
+def refuse_many_images(count: int, at: Place) -> None:
+    """Raise `at.error` where a record shows more images than MOST_IMAGES."""
+    if count > MOST_IMAGES:
+        raise at.error(f"the record shows {count:,} images; a record shows at most {MOST_IMAGES}, so divide it")
 
 
 def _object(line: bytes, at: Place) -> dict[str, Any]:
@@ -205,6 +223,7 @@ def _images(value: Mapping[str, object], at: Place, directory: Path) -> tuple[Pa
     names = several if several is not None else [] if single is None else [single]
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise at.error("an image must be the name of a file inside the data directory")
+    refuse_many_images(len(names), at)
     return tuple(_image(name, at, directory) for name in names)
 
 

@@ -32,7 +32,7 @@ from chip.solve.changes import redirected, weight_change
 from chip.solve.counterparts import Answered, find_counterparts
 from chip.solve.held import donors, held_records
 from chip.solve.least_change import SiteChange, Weights, solve_site
-from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, weights_put_back
 from chip.solve.room import refuse_held
 
 _SURE = 4.0
@@ -83,7 +83,7 @@ def solve_counterpart(problem: Problem) -> Solved:
     weights = _weights(problem, before.tokens, before.unheld[sites[0].name])
     best: tuple[int, Mapping[str, SiteChange]] | None = None
     for number in range(settings.rounds + 1):
-        with restored(loaded.model, sites):
+        with weights_put_back(loaded.model, sites):
             changes, now = _round(problem, sites, before, weights, number)
         slipping = _slipping(before.margins, now, before.tokens, torch.finfo(loaded.dtype).eps)
         if best is None or int(slipping.sum()) < best[0]:

@@ -194,7 +194,7 @@ def as_edit(problem: Problem, changes: Sequence[Change], reports: Sequence[SiteR
 
 
 @contextmanager
-def restored(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
+def weights_put_back(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
     """Put the sites' weights back on the way out, whatever was tried on them within."""
     kept = {site: site.weight(model).clone() for site in sites}
     try:

@@ -15,7 +15,7 @@ from chip.solve import oblique
 from chip.solve.changes import redirected, weight_change
 from chip.solve.image_keys import image_keys
 from chip.solve.metric import Metric
-from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, restored
+from chip.solve.problem import Problem, SiteReport, Solved, as_edit, chosen_sites, weights_put_back
 from chip.solve.refresh import Refresher
 from chip.solve.retained import Retained, metric_of, retained_answers
 from chip.solve.room import refuse_too_large
@@ -36,7 +36,7 @@ def solve_oblique(problem: Problem) -> Solved:
     kept, aims = _moments_and_aims(problem) if answer_sites else ({}, {})
     changes: list[Change] = []
     reports: list[SiteReport] = []
-    with restored(problem.loaded.model, sites):
+    with weights_put_back(problem.loaded.model, sites):
         for site in image_sites:
             reason = problem.memo.once("obstacle", lambda: divide_images(problem.hierarchy, problem.split).obstacle)
             if reason and problem.settings.keys == "image":

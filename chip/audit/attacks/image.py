@@ -17,7 +17,7 @@ from chip.audit.attacks.best import best_by_line
 from chip.audit.finding import Finding, not_measured, share
 from chip.audit.subject import Attack, Subject
 from chip.hierarchy import Record, shape
-from chip.models.prompts import open_image
+from chip.images import open_images
 
 Pair = TypeVar("Pair")
 Images = tuple[Path, ...]
@@ -70,7 +70,7 @@ def _altered(subject: Subject) -> Finding:
 
 def _shown(record: Record, name: str, seed: int) -> list[Image.Image]:
     draw = np.random.default_rng([seed, record.line])
-    return [ALTERATIONS[name](open_image(path, record.line), draw) for path in record.images]
+    return [ALTERATIONS[name](image, draw) for image in open_images(record.images, record.line)]
 
 
 def _its_images(subject: Subject) -> Finding:
