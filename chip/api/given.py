@@ -17,7 +17,7 @@ from chip.errors import ChipError, UsageError
 from chip.hierarchy import Hierarchy, Record
 from chip.images import DAMAGED
 from chip.models.loading import LoadedModel, adopted
-from chip.records.jsonl import DEFAULT_LEVELS, Place, parse_record
+from chip.records.jsonl import DEFAULT_LEVELS, Place, checked_levels, parse_record, refuse_many_images
 from chip.settings import CollectSettings, TuningSettings
 
 AnyModel = str | PathLike[str] | PreTrainedModel
@@ -93,7 +93,7 @@ def given_records(data: AnyRecords, levels: Sequence[str] | None) -> Iterator[Gi
     _refuse_no_list(data, "records are a data directory or a list of them")
     _refuse_no_list(levels or (), "levels are a list of names, from the root down")
     with TemporaryDirectory(prefix="chip-images-") as scratch:
-        names, shown = tuple(levels or DEFAULT_LEVELS), _Shown(Path(scratch))
+        names, shown = checked_levels(list(levels or DEFAULT_LEVELS), "levels"), _Shown(Path(scratch))
         records = [_record(one, Place(IN_MEMORY, line), names, shown) for line, one in enumerate(data, 1)]
         if not records:
             raise ChipError("the list holds no records")
@@ -177,6 +177,7 @@ def _record(one: object, at: Place, levels: tuple[str, ...], shown: _Shown) -> R
     named = several if several is not None else [] if single is None else [single]
     if not isinstance(named, list | tuple):
         raise at.error(f'"images" is a list, not {type(named).__name__}')
+    refuse_many_images(len(named), at)
     if named and value.get("text") is not None:
         raise at.error("a document shows no image; make it a question and an answer")
     bare = {name: one for name, one in value.items() if name not in ("image", "images")}
