@@ -205,7 +205,9 @@ class TestRewriting:
         plain = {"plain": draw.normal(size=(32, 16)).astype(np.float32)}
         save_file(tensors | plain, tmp_path / "base" / "model.safetensors")
         base = Checkpoint(tiny_fp8.quantise(tmp_path / "base", tiny_fp8.LAYOUTS[layout]))
-        changes = {name: Change(name, draw.normal(size=(32, 16)).astype(np.float32), None) for name in (*names, "plain")}
+        changes = {
+            name: Change(name, draw.normal(size=(32, 16)).astype(np.float32), None) for name in (*names, "plain")
+        }
         first, second = (Edit("a", {}, tuple(changes.values())), Edit("b", {}, (changes[names[0]],)))
         between, out = (shutil.copytree(base.directory, tmp_path / name) for name in ("between", "out"))
         Applying([first]).write(base, between)
@@ -220,9 +222,7 @@ class TestRewriting:
             found, given = Checkpoint(out).matrix(name), base.matrix(name)
             np.testing.assert_allclose(found.read(), meant, atol=0.08 * np.abs(meant).max())
             expected += [np.square(one).sum() for one in (found.read() - meant, meant, meant - given.read())]
-            assert next(
-                edit.edited[name] for edit in reversed(applying.edits) if name in edit.edited
-            ) == found.digest()
+            assert next(edit.edited[name] for edit in reversed(applying.edits) if name in edit.edited) == found.digest()
         assert applying.edits[0].edited[names[0]] == Checkpoint(between).matrix(names[0]).digest()
         rounding = applying.rounding
         np.testing.assert_allclose([rounding.off, rounding.meant, rounding.change], expected)

@@ -1,7 +1,6 @@
 """What an adapter adds to a weight, by hand: the sum that is documented, and a refusal of all that may be another."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -191,10 +190,11 @@ class TestRefused:
         with pytest.raises(ChipError, match=said):
             edit_of(tmp_path, tensors)
 
+    @pytest.mark.filterwarnings("error")
     def test_what_is_too_large_once_it_is_scaled(self, tmp_path: Path) -> None:
-        with warnings.catch_warnings(), pytest.raises(ChipError, match="are not finite once they are scaled"):
-            warnings.simplefilter("error")
-            edit_of(tmp_path, {**GIVEN, SECOND_NAME: SECOND * np.float32(1e30)}, lora_alpha=1e18)
+        huge = {**GIVEN, SECOND_NAME: SECOND * np.float32(1e30)}
+        with pytest.raises(ChipError, match="are not finite once they are scaled"):
+            edit_of(tmp_path, huge, lora_alpha=1e18)
 
     @pytest.mark.parametrize("config", [{"tie_word_embeddings": True}, {"text_config": {"tie_word_embeddings": True}}])
     def test_a_head_that_is_the_embeddings_too(self, tmp_path: Path, config: dict[str, Any]) -> None:
