@@ -197,9 +197,10 @@ class TestRefused:
             edit_of(tmp_path, huge, lora_alpha=1e18)
 
     @pytest.mark.parametrize("config", [{"tie_word_embeddings": True}, {"text_config": {"tie_word_embeddings": True}}])
-    def test_a_head_that_is_the_embeddings_too(self, tmp_path: Path, config: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("head", [HEAD, f"language_model.{HEAD}"])
+    def test_a_head_that_is_the_embeddings_too(self, tmp_path: Path, config: dict[str, Any], head: str) -> None:
         with pytest.raises(ChipError, match="which is the base's embeddings too"):
-            edit_of(tmp_path, factors(2, HEAD, 6, 3), of_base=config)
+            edit_of(tmp_path, factors(2, head, 6, 3), of_base=config)
 
     def test_half_of_an_adapter(self, tmp_path: Path) -> None:
         edit_of(tmp_path)
