@@ -39,8 +39,9 @@ PLAN = tomllib.loads((HERE / "mutation.toml").read_text())
 ROOMS: dict[str, Any] = PLAN["rooms"]
 """By name: `modules` of chip, `tests` by their ids, in files under tests/."""
 
-QUICK = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-"""A mutant takes a second or two, so that what pytest does around the tests shows."""
+QUICK = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "CHIP_EXAMPLES": "mutation"}
+"""A mutant takes a second or two, so that what pytest does around the tests shows, and so would looking for the least
+example that fails (`tests/conftest.py`)."""
 
 STATUS = {1: "killed", 3: "killed", 0: "survived", 5: "untested", 33: "untested", 34: "left out"}
 STATUS |= dict.fromkeys((-24, 24, 36, 152, 255), "timed out")

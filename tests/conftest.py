@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 
 import tiny_models
 from attacking import taught_in_part
-from hypothesis import settings
+from hypothesis import Phase, settings
 from skips import Skips
 from taught import Ward, build_ward
 from tiny_records import write_hospital
@@ -33,7 +33,8 @@ torch.set_num_threads(1)
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 settings.register_profile("chip", deadline=None, derandomize=True, max_examples=40, database=None)
-settings.load_profile("chip")
+settings.register_profile("mutation", settings.get_profile("chip"), phases=[Phase.explicit, Phase.generate])
+settings.load_profile(os.environ.get("CHIP_EXAMPLES", "chip"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,16 +1,26 @@
 """Counterparts: a token goes on as retained answers go on after the same words, or as a donor's answer at its place."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from edits import problem
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from chip.collect import answer_inputs, encode_all, margins, run_in_step
+from chip.collect.statistics import Moments
+from chip.edit import Redirected
 from chip.hierarchy import Record, shape
 from chip.models.loading import LoadedModel
+from chip.solve.counterpart import unedited
 from chip.solve.counterparts import LONGEST_CONTEXT, Answered, find_counterparts
 from chip.solve.held import donors, held_records
+from chip.solve.problem import Problem
+from chip.workflow.solvers import solve
 
 ANSWERS = st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple)
 
@@ -103,3 +113,104 @@ class TestHeld:
         first = {one.hierarchy.paths[i][:2] for i, rank in ranks.items() if rank == 0}
         assert first == {("inst_0", "patient_0")}
         assert {ranks[i] for i in ranks if one.hierarchy.paths[i][:2] == ("inst_0", "patient_0")} == {0}
+
+
+@pytest.fixture
+def one(llava: LoadedModel, llava_directory: Path, hospital_data: Path) -> Problem:
+    return problem(llava, llava_directory, hospital_data, "patient_1", method="counterpart", strength=10.0, ridge=0.01)
+
+
+class TestUnedited:
+    """What a request takes from the unedited model, of six held records among more, and of all."""
+
+    @pytest.mark.parametrize("held", [6, 1000])
+    def test_tokens_are_the_targets_and_then_the_held_ones_each_with_a_counterpart_among_them(
+        self, one: Problem, held: int
+    ) -> None:
+        one = replace(one, settings=replace(one.settings, held=held))
+        tokens, chosen = unedited(one).tokens, held_records(one, held)
+        positions = (*one.split.target, *chosen)
+        answers = [one.loaded.prompts.encode(record).answer_ids for record in one.records(positions)]
+        sizes, targets = torch.tensor(list(map(len, answers))), len(one.split.target)
+        ids, records = torch.cat(answers), torch.arange(len(answers)).repeat_interleave(sizes)
+        assert torch.equal(tokens.records, records)
+        assert tokens.target == int(sizes[:targets].sum())
+        assert tokens.held == len(ids) - tokens.target
+        compared = torch.tensor([positions[record] in set(one.split.comparison) for record in records])
+        assert torch.equal(tokens.compared, compared[tokens.target :])
+        assert tokens.compared.any()
+        assert len(tokens.counterparts) == len(tokens.differs) == tokens.target
+        assert int(tokens.counterparts.min()) >= tokens.target
+        assert torch.equal(tokens.differs, ids[tokens.counterparts] != ids[: tokens.target])
+        ranks = donors(one, chosen)
+        texts = [tuple(answer.tolist()) for answer in answers]
+        answered = [
+            Answered(number, shape(record), record.path[-1], texts[targets + number], ranks[position])
+            for number, (position, record) in enumerate(zip(chosen, one.records(chosen), strict=True))
+        ]
+        wanted = find_counterparts(one.records(one.split.target), texts[:targets], answered)
+        starts = (sizes.cumsum(0) - sizes)[targets:].tolist()
+        assert tokens.counterparts.tolist() == [starts[each.number] + each.place for each in wanted]
+
+    @pytest.mark.parametrize("held", [6, 1000])
+    def test_what_is_not_held_is_in_the_moments(self, one: Problem, held: int) -> None:
+        one = replace(one, settings=replace(one.settings, held=held))
+        unheld = unedited(one).unheld
+        others = sorted(set(range(len(one.hierarchy.records))) - {*one.split.target, *held_records(one, held)})
+        sites = [site for site in one.loaded.sites if site.writes]
+        assert set(unheld) == {site.name for site in sites}
+        if not others:
+            assert set(unheld.values()) == {None}
+            return
+        rows = answer_inputs(one.loaded, encode_all(one.loaded, one.records(others)), sites, 512)
+        for name, moments in unheld.items():
+            assert isinstance(moments, Moments)
+            keys = rows[name].double()
+            assert moments.count == len(keys)
+            torch.testing.assert_close(moments.outer, keys.T @ keys, rtol=1e-3, atol=1e-3 * float(keys.square().sum()))
+
+    def test_the_target_aims_at_where_its_counterparts_were_and_flows_on_from_there(self, one: Problem) -> None:
+        """What is retained aims at where it was, and behind the last site the target is where its counterparts are."""
+        before = unedited(one)
+        sites = [site for site in one.loaded.sites if site.writes]
+        plain: dict[str, Tensor] = {}
+        states = run_in_step(
+            one.loaded, before.groups, sites, 512, lambda site, flow: plain.update({site.name: flow.leaving.clone()})
+        )
+        target, there = before.tokens.target, before.tokens.counterparts
+        for site in sites:
+            aims = before.aims[site.name]
+            torch.testing.assert_close(aims[target:], plain[site.name][target:], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(aims[:target], aims[there])
+        usual = margins(one.loaded, before.groups, states)
+        torch.testing.assert_close(before.margins[target:], usual[target:], rtol=1e-3, atol=1e-4)
+        assert (before.margins[:target][before.tokens.differs] < 0).any()
+        assert not before.weights
+
+    def test_ridge_and_gain_reach_the_sites(self, one: Problem) -> None:
+        """A share of the gain takes fewer directions; more of a ridge gives a smaller change."""
+        plain, part, ridged = (
+            solve(replace(one, settings=replace(one.settings, rounds=0, **values)))
+            for values in ({}, {"gain": 0.5}, {"ridge": 1.0})
+        )
+        for less, found, more in zip(part.sites, plain.sites, ridged.sites, strict=True):
+            assert less.rank < found.rank
+            assert more.relative_change < found.relative_change
+
+    def test_what_is_reported_is_what_was_done(self, one: Problem) -> None:
+        solved = solve(one)
+        sites = [site for site in one.loaded.sites if site.writes]
+        assert [report.site for report in solved.sites] == [site.name for site in sites]
+        for report, change, site in zip(solved.sites, solved.edit.changes, sites, strict=True):
+            assert report.rank == change.left.shape[1] > 0
+            assert isinstance(change.derivation, Redirected)
+            weight = site.weight(one.loaded.model).double()
+            share = np.linalg.norm(change.delta()) / float(weight.norm())
+            assert report.relative_change == pytest.approx(share, rel=1e-3)
+            np.testing.assert_allclose(
+                change.derivation.outputs,
+                weight @ torch.tensor(change.derivation.keys).double().T,
+                rtol=1e-5,
+                atol=1e-5,
+            )
+            assert report.strength == one.settings.fixed_strength

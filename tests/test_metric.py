@@ -68,17 +68,21 @@ class TestMetric:
                 factor = metric.cholesky(matrix.clone())
                 near(factor @ factor.T, matrix)
                 assert torch.equal(factor.triu(1), torch.zeros(2, 2).double())
+            almost = 1.0 - EPS / 2  # which leaves one unit to the last digit
+            with pytest.raises(ChipError, match="the metric is singular"):
+                metric.cholesky(scale * torch.tensor([[1.0, almost], [almost, 1.0]], dtype=torch.float64))
         with pytest.raises(ChipError, match="the metric is singular"):
             metric.cholesky(-torch.eye(2))
 
     def test_in_32_bits_the_moment_stays_in_64_and_is_refined_with(self) -> None:
-        """Ill-conditioned enough that 32 bits alone would be off by a thousand times the rounding of the answer."""
-        moment = torch.diag(torch.tensor([1.0, 1e-3, 1e-5], dtype=torch.float64)) + 1e-6 * drawn(0, 3, 3).square()
-        moment = (moment + moment.T) / 2
-        like, columns = torch.zeros((), dtype=torch.float32), drawn(1, 3, 2).float()
-        found = DenseMetric(moment, 1e-3, like)
+        """Of a condition of a thousand, so that 32 bits alone are off by many times the rounding of the answer."""
+        axes, like = torch.linalg.qr(drawn(0, 24, 24))[0], torch.zeros((), dtype=torch.float32)
+        moment, columns = axes * torch.logspace(0, -6, 24).double() @ axes.T, drawn(1, 24, 3).float()
+        found = DenseMetric(moment, 5e-3, like)
         assert found.moment.dtype == torch.float64
-        near(found.solve(columns), torch.linalg.solve(ridged(moment, 1e-3), columns.double()).float(), 3e-7)
+        exact = torch.linalg.solve(ridged(moment, 5e-3), columns.double()).float()
+        near(found.solve(columns), exact, 1e-7)
+        assert float((found._solve(columns) - exact).norm()) > 5e-7 * float(exact.norm())
         assert found.whiten(columns).dtype == torch.float32
 
     def test_held_is_a_copy_where_it_is_asked_for_and_else_the_same(self) -> None:
@@ -88,6 +92,7 @@ class TestMetric:
             copied = metric.held(moment, moment.float(), copy=True)
             assert copied.dtype == dtype
             assert copied.data_ptr() != moment.data_ptr()
+            assert metric.held(moment, torch.empty(3, device="meta")).device.type == "meta"
 
     def test_a_product_in_another_dtype_is_done_by_blocks_of_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(metric, "_ROWS_AT_ONCE", 4)

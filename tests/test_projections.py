@@ -133,6 +133,32 @@ class TestOblique:
             is None
         )
 
+    def test_kept_dense_it_is_as_uncertain(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given = drawn(1, 6, 8), drawn(2, 6, 5), LowRankMetric(drawn(3, 4, 8), 0.2, 0.05, 0.7)
+        factored = oblique.solve_site(self.weight, *given, strength=2.0, budget=None)
+        monkeypatch.setattr(oblique, "_MOST_NUMBERS", 0)
+        dense = oblique.solve_site(self.weight, *given, strength=2.0, budget=None)
+        assert dense.right is None
+        near(dense.delta, factored.delta)
+        assert dense.uncertainty == factored.uncertainty > 0
+
+    @pytest.mark.parametrize("count", [3, 8, 12])
+    def test_on_other_weights_it_gains_what_they_give_otherwise_for_its_keys(self, count: int) -> None:
+        other, keys, aims = drawn(7, 5, 8), drawn(1, count, 8), drawn(2, count, 5)
+        metric = DenseMetric(sums(drawn(6, 20, 8)).second_moment, 0.05)
+        here, there = (
+            oblique.solve_site(w, keys, aims, metric, strength=2.0, budget=None) for w in (self.weight, other)
+        )
+        assert here.keys is not None
+        assert here.right is not None
+        near(here.delta + (self.weight - other) @ here.keys.T @ here.right, there.delta)
+
+    def test_keys_that_are_nothing_have_no_direction(self) -> None:
+        found = oblique.solve_site(
+            self.weight, 0 * self.keys, self.aims, DenseMetric(torch.eye(8).double(), 0.05), strength=2.0, budget=None
+        )
+        assert found.left.shape == (5, 0)
+
     def test_what_is_below_rounding_is_no_direction(self) -> None:
         values = torch.tensor([1.0, 10 * EPS, EPS], dtype=torch.float64)
         for scale in (2.0**-20, 1.0, 2.0**20):

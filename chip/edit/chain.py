@@ -50,7 +50,8 @@ def fitting(
             )
         else:
             found.append(transferred(edit, base))
-        _widen(known, edit.edited)
+        # What is derived anew leaves nothing that is known: what was solved on what it left elsewhere does not fit.
+        _widen(known, found[-1].edited)
     return tuple(found)
 
 

@@ -142,14 +142,17 @@ def _added(
         _of(config["alpha_pattern"], module, config["lora_alpha"]),
     )
     first, second = factors.get("A.weight"), factors.get("B.weight")
-    fits = first is not None and second is not None and len(first.shape) == len(second.shape) == 2
-    if first is None or second is None or not fits or not first.shape[0] == second.shape[1] == rank:
+    if first is None or second is None or not _are_factors(first.shape, second.shape, rank):
         raise ChipError(f"{adapter / WEIGHTS} holds no factors of rank {rank} for {module}, as its config says")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     gained: list[tuple[str, Array, Array | None]] = [(f"{module}.weight", _scaled(second, scale), _scaled(first, 1.0))]
     if (bias := factors.get("B.bias")) is not None:
         gained.append((f"{module}.bias", _scaled(bias, scale).reshape(-1, 1), None))
     return gained
+
+
+def _are_factors(first: tuple[int, ...], second: tuple[int, ...], rank: int) -> bool:
+    return len(first) == len(second) == 2 and first[0] == second[1] == rank
 
 
 def _scaled(tensor: StoredTensor, scale: float) -> Array:
