@@ -108,7 +108,7 @@ def checked_options(options: Mapping[str, Any], known: type) -> dict[str, Any]:
     names = get_type_hints(known)
     for name in sorted(options.keys() - names.keys()):
         for keyword, settings in _SETTINGS.items():
-            if keyword in names and name in settings.__dataclass_fields__:
+            if keyword in names and name in get_type_hints(settings):
                 kind = settings.__name__
                 raise UsageError(f"{name!r} is a field of {kind}: give {keyword}={kind}({name}=…)")
         near = get_close_matches(name, names, 1)
