@@ -86,7 +86,9 @@ class TestTheReport:
         assert "Brings more of it back than the 40% that is left without any attack: " in back
         for attack in report["attacks"]:
             more = any(
-                one["verdict"] in ("fail", "watch") and one["scale"] == "share" and one["versions"]["edited"]["value"] > 0.4
+                one["verdict"] in ("fail", "watch")
+                and one["scale"] == "share"
+                and one["models"]["edited"]["value"] > 0.4
                 for one in attack["findings"]
             )
             assert (f"({attack['name']}: " in back) == more

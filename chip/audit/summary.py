@@ -47,8 +47,8 @@ def _gone(audit: Audit) -> tuple[str, str]:
     beside = f", {left['gold']} by {_gold(audit)}" if "gold" in left else ""
     still = "is" if left["edited"] == 1 else "are"
     return (
-        f"{names} {said}: of its {count} records, {left['edited']} {still} still answered word for word in one wording or "
-        f"another ({left['base']} before{beside}).",
+        f"{names} {said}: of its {count} records, {left['edited']} {still} still answered word for word in one wording "
+        f"or another ({left['base']} before{beside}).",
         verdict,
     )
 
@@ -107,8 +107,8 @@ def _back(audit: Audit) -> tuple[str, str]:
 def _said_of_back(attacks: str, left: float) -> str:
     if not left:
         return f"Brings it back: {attacks}." if attacks else "Nothing that was tried brings it back."
-    beside = f"than the {left:.0%} that is left without any attack"
-    return f"Brings more of it back {beside}: {attacks}." if attacks else f"Nothing that was tried brings more {beside}."
+    more = f"more of it back than the {left:.0%} that is left without any attack"
+    return f"Brings {more}: {attacks}." if attacks else f"Nothing that was tried brings {more}."
 
 
 def _shares(audit: Audit, attack: str) -> list[float]:

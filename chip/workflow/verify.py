@@ -22,8 +22,8 @@ from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
 
 _OTHER = (
-    "; give the checkpoint as it was before the edit, and the edited one first; one that was made with --transfer needs "
-    "the edit that `chip apply --transfer --edit-out FILE` kept, not the one that it was derived from"
+    "; give the checkpoint as it was before the edit, and the edited one first; one that was made with --transfer "
+    "needs the edit that `chip apply --transfer --edit-out FILE` kept, not the one that it was derived from"
 )
 
 
