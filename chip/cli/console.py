@@ -130,11 +130,8 @@ class Printer:
     def applying(self, planned: Any) -> None:
         """What an edit file will be written to."""
         transferred = sum(edit.transferred for edit in planned.edits)
-        derived = (
-            f"; {'' if len(planned.edits) == 1 else f'{transferred} of the edits '}derived anew for these weights"
-            if transferred
-            else ""
-        )
+        which = f"{transferred} of the edits " if len(planned.edits) > 1 else ""
+        derived = f"; {which}derived anew for these weights" if transferred else ""
         tensors = {name for edit in planned.edits for name in edit.tensors}
         count = f"{len(planned.edits)} edits" if len(planned.edits) > 1 else "one edit"
         self.line(f"{planned.base.directory}: {count} of {len(tensors)} tensors{derived}")
