@@ -9,6 +9,7 @@ import glob
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from chip.errors import ChipError
 
 _READ_BYTES = 1 << 20
 _HEAD_BYTES = 4096
+MOST_BYTES_SMALL = 64 << 20
+"""More than any configuration, receipt, ledger, lexicon, key or list of splits has."""
 _MARK = re.compile(rb'"format\\?": \\?"chip-|Software\0chip-')
 """Stands near the beginning of every file that chip writes: the name of its format; of a picture, who drew it."""
 
@@ -28,6 +31,19 @@ def without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) != len(pairs):
         raise ValueError("a name stands in it twice")
     return found
+
+
+def read_small(path: Path, most: int = MOST_BYTES_SMALL) -> bytes:
+    """All of a file that is small by its kind. Raises ChipError where it is no regular file, which may have no end, or
+    has more than `most` bytes; OSError where it cannot be read."""
+    # Before it is opened: opening a pipe would wait for whoever writes to it.
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ChipError(f"{path} is no regular file; name a file that has an end")
+    with path.open("rb") as handle:
+        if found.st_size > most or len(content := handle.read(most + 1)) > most:
+            raise ChipError(f"{path} has more than {most >> 20} MiB, more than any file of its kind; check the path")
+    return content
 
 
 def file_digest(path: Path) -> str:

@@ -44,7 +44,7 @@ class TestTheReport:
         done = chip(*asked(ward, "--gold", ward.never, "--compare", ward.never, "--quick", "--out", out))
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-        for word in ("partly gone", "It cost next to nothing", "Brings it back: asking in other words"):
+        for word in ("partly gone", "It cost next to nothing", "without any attack: asking in other words"):
             assert word in " ".join(done.stdout.split())
         return out
 
@@ -79,6 +79,19 @@ class TestTheReport:
         assert report["summary"]["is_gone"] == "partly"
         assert report["summary"]["is_kept"] == "yes"
         assert report["summary"]["stays_gone"] == "no"
+
+    def test_an_attack_brings_back_only_what_is_not_left_without_it(self, directory: Path) -> None:
+        report = report_of(directory)
+        back = report["summary"]["back"].partition("Shows that")[0]
+        assert "Brings more of it back than the 40% that is left without any attack: " in back
+        for attack in report["attacks"]:
+            more = any(
+                one["verdict"] in ("fail", "watch")
+                and one["scale"] == "share"
+                and one["models"]["edited"]["value"] > 0.4
+                for one in attack["findings"]
+            )
+            assert (f"({attack['name']}: " in back) == more
 
     def test_the_retrained_model_is_where_its_losses_are(self, directory: Path) -> None:
         found = report_of(directory)["distribution"]

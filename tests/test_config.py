@@ -1,6 +1,7 @@
 """Defaults: a flag wins over the environment, that over chip.toml, and that over what chip itself would choose."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,12 @@ def test_paths_are_relative_to_the_file(
     [
         (["top-q = 3"], "no flag is called 'top-q'"),
         (["[edit]", "forgets = 3"], "no flag is called 'forgets'"),
-        (["[edti]", "top-k = 3"], "no flag is called 'edti'"),
+        (["[edti]", "top-k = 3"], r"no verb is called 'edti'.* did you mean \[edit\]\?"),
+        (["no-tune = true"], "write `tune = false`"),
+        (["[edit]", "no_verify = false"], "write `verify = true`"),
+        (["data = 5"], r"chip\.toml: data is a path, in quotes; it is 5"),
+        (["[edit]", "images-from = ['a', 5]"], "no flag is called 'images-from'"),
+        (["forgotten = ['a', 5]"], "forgotten is a path, in quotes; it is 5"),
         (["edit = 3"], r"\[edit\] must be a table"),
         (["top-k = "], "cannot be read as TOML"),
         (["\x00"], "cannot be read as TOML"),
@@ -111,6 +117,19 @@ def test_what_no_flag_is_called_is_refused(
 ) -> None:
     write(workplace, *lines)
     with pytest.raises(ChipError, match=message):
+        planned(llava_directory)
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(workplace: Path, llava_directory: Path, kind: str) -> None:
+    path = workplace / "chip.toml"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ChipError, match=r"chip\.toml is no regular file"):
         planned(llava_directory)
 
 
@@ -181,7 +200,7 @@ class TestVerbsOfAGroup:
             (["[edit]", "patients = 3"], r"'patients'; `chip edit --help`"),
             (["[medforget]", "top-k = 3"], r"'top-k'; `chip medforget VERB --help`"),
             (["[medforget.build]", "method = 'chip'"], r"'method'; `chip medforget build --help`"),
-            (["[medforget.bulid]", "patients = 3"], r"'bulid'; `chip medforget VERB --help`"),
+            (["[medforget.bulid]", "patients = 3"], r"no verb is called 'bulid'.*did you mean \[medforget\.build\]"),
             (["medforget = 3"], r"\[medforget\] must be a table"),
             (["[medforget]", "build = 3"], r"\[medforget\.build\] must be a table"),
         ],

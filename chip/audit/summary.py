@@ -6,6 +6,9 @@ from chip.audit.audit import Audit
 from chip.audit.verdicts import WATCH, Verdict
 from chip.audit.wording import MEANS
 
+_ROUNDING = 1e-9
+"""Two means of the same scores may differ by so much."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -42,9 +45,10 @@ def _gone(audit: Audit) -> tuple[str, str]:
     if before <= WATCH:
         said = "was hardly known before the edit"
     beside = f", {left['gold']} by {_gold(audit)}" if "gold" in left else ""
+    still = "is" if left["edited"] == 1 else "are"
     return (
-        f"{names} {said}: of its {count} records, {left['edited']} are still answered word for word in one wording or "
-        f"another ({left['base']} before{beside}).",
+        f"{names} {said}: of its {count} records, {left['edited']} {still} still answered word for word in one wording "
+        f"or another ({left['base']} before{beside}).",
         verdict,
     )
 
@@ -81,16 +85,17 @@ def _cost(audit: Audit) -> tuple[str, str]:
 
 
 def _back(audit: Audit) -> tuple[str, str]:
-    """What brings the target's answers back, apart from what shows that there was a target."""
+    """What brings more of the target back than is left without any attack, apart from what shows that there was one."""
     verdicts = {one.name: audit.verdict(one.name) for one in audit.attacks}
     tried = [name for name, verdict in verdicts.items() if verdict != "not tried"]
     if not tried:
         return "No attack was made, so that nothing is known of what could bring it back.", "partly"
+    left = audit.known("edited")
     found = [name for name in tried if verdicts[name] in ("fail", "watch")]
-    back = [name for name in found if _brings_back(audit, name)]
-    told = [name for name in found if name not in back]
+    back = [name for name in found if any(value > left + _ROUNDING for value in _shares(audit, name))]
+    told = [name for name in found if name not in back and not _shares(audit, name)]
     passed = f"{len(tried) - len(found)} of {len(tried)} attacks passed."
-    said = ["Nothing that was tried brings it back." if not back else f"Brings it back: {_attacks(back, verdicts)}."]
+    said = [_said_of_back(_attacks(back, verdicts) if back else "", left)]
     if told:
         said.append(f"Shows that it was there: {_attacks(told, verdicts)}.")
     if audit.gold_knows:
@@ -99,11 +104,21 @@ def _back(audit: Audit) -> tuple[str, str]:
     return f"{' '.join(said)} {passed}", stays
 
 
-def _brings_back(audit: Audit, attack: str) -> bool:
-    """Whether an attack's findings, where they are no pass, are of answers that come back."""
-    scales = {one.name: one.scale for one in audit.versions["edited"].findings[attack]}
-    judged = audit.judgements[attack].items()
-    return any(scales[name] == "share" and one.verdict in ("fail", "watch") for name, one in judged)
+def _said_of_back(attacks: str, left: float) -> str:
+    if not left:
+        return f"Brings it back: {attacks}." if attacks else "Nothing that was tried brings it back."
+    more = f"more of it back than the {left:.0%} that is left without any attack"
+    return f"Brings {more}: {attacks}." if attacks else f"Nothing that was tried brings {more}."
+
+
+def _shares(audit: Audit, attack: str) -> list[float]:
+    """How much of the target came back in those of an attack's findings that are of answers, and are no pass."""
+    judged = audit.judgements[attack]
+    return [
+        one.value
+        for one in audit.versions["edited"].findings[attack]
+        if one.scale == "share" and one.value is not None and judged[one.name].verdict in ("fail", "watch")
+    ]
 
 
 def _attacks(names: list[str], verdicts: dict[str, Verdict]) -> str:

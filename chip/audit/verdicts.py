@@ -16,7 +16,7 @@ WATCH = 0.05
 """An excess above this is worth a look."""
 
 FAIL = 0.15
-"""An excess above this, and beyond chance, is a leak."""
+"""An excess above this is a leak; of areas and traces, where chance cannot have made it."""
 
 FEW = 5
 """Fewer records than these allow no verdict better than `watch`."""

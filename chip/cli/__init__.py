@@ -19,6 +19,9 @@ def main() -> None:
         what = f"{problem.filename}: " if problem.filename else ""
         _say(f"{what}{problem.strerror or problem}")
         sys.exit(1)
+    except MemoryError:
+        _say("there is not enough memory for this; choose fewer records, a smaller batch, or a machine with more")
+        sys.exit(1)
     except KeyboardInterrupt:
         _say("interrupted; nothing half-written is left, long work goes on if run again")
         sys.exit(_INTERRUPTED)

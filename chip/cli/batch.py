@@ -116,9 +116,10 @@ def batch(
     if source.notice:
         printer.line(f"note: {source.notice}")
     kind = "in one checkpoint" if cumulative else "each from the same model"
-    printer.line(f"{len(prepared.asked)} requests, {kind}; statistics: {source.path}")
+    printer.line(f"{len(prepared.asked)} request{'s' * (len(prepared.asked) != 1)}, {kind}; statistics: {source.path}")
     if source.missing:
-        printer.line(f"{len(source.missing)} records to collect; {prepared.supply.collection.described}")
+        several = "s" * (len(source.missing) != 1)
+        printer.line(f"{len(source.missing)} record{several} to collect; {prepared.supply.collection.described}")
     result = carry_out_batch(prepared, printer.track, printer.notice, printer.outcome)
     shown = (*result.outcomes, *((result.together,) if result.together else ()))
     printer.outcomes(shown)

@@ -1,14 +1,17 @@
 """Defaults from `chip.toml`: keys are flags by their long names, for every verb or, in a table, for one; a group's
 verbs have tables in its own, such as `[medforget.build]`."""
 
+import os
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from chip.errors import ChipError
+from chip.errors import ChipError, UsageError
+from chip.files import read_small
 
 CONFIG = Path("chip.toml")
 _PATHS = {
@@ -44,13 +47,13 @@ Table = Mapping[str, Any]
 def read_defaults(path: Path | None, context: typer.Context) -> dict[str, Any]:
     """Defaults by verb, those of a group's verbs within the group's. Paths in the file are relative to it.
 
-    Raises ChipError for a key that no flag is called.
+    Raises ChipError for a key that no flag is called, and for what is no file; UsageError for a path that is no text.
     """
-    if path is None and not CONFIG.is_file():
+    if path is None and not os.path.lexists(CONFIG):
         return {}
     path = path or CONFIG
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_small(path).decode())
     except (OSError, ValueError, RecursionError) as problem:
         raise ChipError(f"{path} cannot be read as TOML: {problem}") from problem
     return _of_group(path, context.command, (), content, {})
@@ -60,7 +63,7 @@ def _of_group(path: Path, group: Any, words: tuple[str, ...], content: Table, ab
     """The defaults of a group's verbs. words: what the group is called; above: keys that stand before its table."""
     verbs = _verbs(group)
     own = {key: value for key, value in content.items() if key not in verbs}
-    _refuse_unknown(path, own, _flags(group), (*words, "VERB"))
+    _refuse_unknown(path, own, group, (*words, "VERB"))
     common = {**above, **_named(own, _flags(group))}
     found = {}
     for verb, command in verbs.items():
@@ -74,7 +77,7 @@ def _of_group(path: Path, group: Any, words: tuple[str, ...], content: Table, ab
 
 def _of_verb(path: Path, command: Any, words: tuple[str, ...], content: Table, above: Table) -> dict[str, Any]:
     flags = _flags(command)
-    _refuse_unknown(path, content, flags, words)
+    _refuse_unknown(path, content, command, words)
     several = {str(one.name): getattr(one, "multiple", False) for one in command.params}
     return {
         name: _value(path, name, value, several=several[name])
@@ -96,6 +99,14 @@ def _flags(command: Any) -> Mapping[str, str]:
     return {**{one.name: one.name for one in command.params}, **long}
 
 
+def _negated(command: Any) -> Mapping[str, str]:
+    """By the key of a flag that switches something off, that of the one that switches it on."""
+    if verbs := _verbs(command):
+        return {key: on for verb in verbs.values() for key, on in _negated(verb).items()}
+    pairs = ((off, on) for one in command.params for off, on in zip(one.secondary_opts, one.opts, strict=False))
+    return {_key(off): _key(on) for off, on in pairs}
+
+
 def _named(content: Table, flags: Mapping[str, str]) -> dict[str, Any]:
     """Values by the parameters that their keys mean."""
     return {flags[_key(key)]: value for key, value in content.items()}
@@ -106,14 +117,28 @@ def _key(name: str) -> str:
 
 
 def _value(path: Path, name: str, value: Any, *, several: bool) -> Any:
-    if several and isinstance(value, str):
-        return [_value(path, name, value, several=False)]
-    return str(path.parent / value) if name in _PATHS and isinstance(value, str) else value
+    if several:
+        return [_value(path, name, one, several=False) for one in (value if isinstance(value, list) else [value])]
+    if name not in _PATHS:
+        return value
+    if not isinstance(value, str):
+        raise UsageError(f"{path}: {name.replace('_', '-')} is a path, in quotes; it is {value!r}")
+    return str(path.parent / value)
 
 
-def _refuse_unknown(path: Path, keys: Table, known: Mapping[str, str], words: tuple[str, ...]) -> None:
-    for key in keys:
+def _refuse_unknown(path: Path, keys: Table, command: Any, words: tuple[str, ...]) -> None:
+    known, negated = _flags(command), _negated(command)
+    for key, value in keys.items():
         if _key(key) in _BY_HAND:
             raise ChipError(f"{path}: {key} is given on the command line only: it lets records leave this machine")
-        if _key(key) not in known:
-            raise ChipError(f"{path}: no flag is called {key!r}; `chip {' '.join(words)} --help` lists them")
+        if _key(key) in known:
+            continue
+        if on := negated.get(_key(key)):
+            said = "false" if value is True else "true"
+            raise ChipError(f"{path}: {key!r} only switches a flag off; write `{on.replace('_', '-')} = {said}`")
+        if isinstance(value, dict) and (verbs := _verbs(command)):
+            near = get_close_matches(key, verbs, n=1)
+            meant = f"; did you mean [{'.'.join((*words[:-1], *near))}]?" if near else ""
+            listed = " ".join(("chip", *words[:-1], "--help"))
+            raise ChipError(f"{path}: no verb is called {key!r}, to have a table; `{listed}` lists them{meant}")
+        raise ChipError(f"{path}: no flag is called {key!r}; `chip {' '.join(words)} --help` lists them")

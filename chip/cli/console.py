@@ -130,7 +130,8 @@ class Printer:
     def applying(self, planned: Any) -> None:
         """What an edit file will be written to."""
         transferred = sum(edit.transferred for edit in planned.edits)
-        derived = f", {transferred} of them derived anew for these weights" if transferred else ""
+        which = f"{transferred} of the edits " if len(planned.edits) > 1 else ""
+        derived = f"; {which}derived anew for these weights" if transferred else ""
         tensors = {name for edit in planned.edits for name in edit.tensors}
         count = f"{len(planned.edits)} edits" if len(planned.edits) > 1 else "one edit"
         self.line(f"{planned.base.directory}: {count} of {len(tensors)} tensors{derived}")
@@ -216,8 +217,8 @@ class Printer:
     def outcomes(self, outcomes: Sequence[Any]) -> None:
         """Every request of a batch: whom it was about, exact match before and after by group, and how it ended."""
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for heading in ("request", "forget"):
-            table.add_column(heading, overflow="fold")
+        table.add_column("request", no_wrap=True)
+        table.add_column("forget", overflow="fold")
         for heading in (*_GROUPS, "seconds"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("", overflow="fold")

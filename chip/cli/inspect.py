@@ -20,6 +20,7 @@ def inspect(
     from chip.inspection import inspect_data, inspect_model
 
     printer = Printer(json)
+    nodes = inspect_data(data) if data is not None else ()
     seen = inspect_model(model)
     files = f"{seen.files} file{'s' * (seen.files > 1)}"
     printer.line(
@@ -30,7 +31,6 @@ def inspect(
     for site in seen.sites:
         shape = " × ".join(map(str, site.shape))
         printer.line(f"  {site.stored}  {site.role}  {shape} {site.dtype}  in {site.file}")
-    nodes = inspect_data(data) if data is not None else ()
     for node in nodes:
         printer.line(f"{'  ' * (len(node.path) - 1)}{node.path[-1]}  ({node.level}, records: {node.records})")
     printer.result({"model": seen.as_json(), "nodes": [node.as_json() for node in nodes]})

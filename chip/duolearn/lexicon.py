@@ -9,7 +9,7 @@ from typing import Any
 
 from chip.duolearn.words import Word, words_of
 from chip.errors import ChipError
-from chip.files import without_repetition
+from chip.files import read_small, without_repetition
 
 FORMAT = "chip-lexicon-1"
 LEVELS: Mapping[int, str] = {
@@ -79,7 +79,7 @@ def read_lexicon(path: Path | None = None) -> Lexicon:
     """
     shown = path or lexicon_path(None)
     try:
-        text = shown.read_text(encoding="utf-8")
+        text = read_small(shown).decode()
     except (OSError, UnicodeDecodeError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
         raise ChipError(f"the lexicon {shown} cannot be read ({reason}); {_NEXT}") from problem

@@ -22,7 +22,7 @@ from chip.duolearn.loop import Losses, Watch, train
 from chip.duolearn.objectives import Term
 from chip.duolearn.trainable import Trainable, whole
 from chip.errors import ChipError
-from chip.files import without_repetition
+from chip.files import read_small, without_repetition
 from chip.hierarchy import Record
 from chip.models.checkpoint import Checkpoint
 from chip.models.loading import load_model
@@ -78,7 +78,7 @@ def _fits(name: str, value: Any) -> bool:
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ChipError where there is none."""
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=without_repetition)
+        content = json.loads(read_small(path), object_pairs_hook=without_repetition)
     except OSError as problem:
         raise ChipError(f"--train-config {path} cannot be read: {problem.strerror}") from problem
     except (ValueError, RecursionError) as problem:

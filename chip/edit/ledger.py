@@ -12,7 +12,7 @@ from typing import Any
 
 from chip.edit.receipt import hashed_nodes, read_receipt
 from chip.errors import ChipError
-from chip.files import write_private
+from chip.files import read_small, write_private
 from chip.hierarchy import NodePath, outermost
 
 FORMAT = "chip-ledger-1"
@@ -102,7 +102,7 @@ def entry_of(receipt: Mapping[str, Any]) -> Entry | None:
 
 def _read(path: Path) -> Ledger:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small(path))
         if content["format"] != FORMAT:
             entry = entry_of(read_receipt(path))
             return Ledger(() if entry is None else (entry,))

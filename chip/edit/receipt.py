@@ -20,7 +20,7 @@ from chip.edit.edit import Edit
 from chip.edit.proof import Proof
 from chip.edit.signature import signature_of
 from chip.errors import ChipError
-from chip.files import write_private
+from chip.files import read_small, write_private
 from chip.hierarchy import NodePath
 from chip.models.matrix import RoundingError
 from chip.version import VERSION
@@ -43,7 +43,7 @@ def read_salt() -> bytes:
     try:
         if not path.exists():
             write_private(path, secrets.token_bytes(_SALT_BYTES))
-        salt = path.read_bytes()
+        salt = read_small(path)
     except OSError as problem:
         raise ChipError(f"the salt for receipts at {path} cannot be used ({problem}); set CHIP_SALT_FILE") from problem
     if len(salt) < _SALT_BYTES:
@@ -118,7 +118,7 @@ def write_receipt(path: Path, content: Mapping[str, Any], sign: Path | None = No
 def read_receipt(path: Path) -> dict[str, Any]:
     """A receipt that has the form that docs/receipt.schema.json gives. Raises ChipError where it has not."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_small(path))
     except (OSError, ValueError, RecursionError) as problem:
         raise ChipError(f"{path} is no receipt that can be read: {problem}") from problem
     # Not needed to write a receipt, and slow to import.

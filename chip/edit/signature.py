@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chip.errors import ChipError
+from chip.files import read_small
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -41,7 +42,7 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        key = load_pem_private_key(read_small(path), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as problem:
         raise ChipError(
             f"{path} holds no private key that can be used; make one with "
@@ -83,7 +84,7 @@ def _public_key(path: Path) -> "Ed25519PublicKey":
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(path.read_bytes())
+        key = load_pem_public_key(read_small(path))
     except (OSError, ValueError, UnsupportedAlgorithm) as problem:
         raise ChipError(f"{path} holds no public key that can be used; `openssl pkey -pubout` prints one") from problem
     if not isinstance(key, Ed25519PublicKey):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chip.errors import ChipError, UsageError
-from chip.files import write_private
+from chip.files import read_small, write_private
 from chip.hierarchy import Hierarchy, NodePath
 from chip.medforget.selection import in_drawn_order
 from chip.records.digests import image_digest
@@ -268,7 +268,7 @@ def as_json(splits: Splits) -> dict[str, Any]:
 def read_splits(path: Path) -> Splits:
     """Splits from a file. Raises ChipError where it cannot be read or is of another form."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_small(path))
         found = _object(content)
         sets = {level: tuple(map(_set, every)) for level, every in found["levels"].items()}
         return Splits(sets, siblings=int(found.get("min_siblings", FEWEST_SIBLINGS)))

@@ -9,15 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
@@ -25,6 +16,23 @@ from chip.models.families import Family, find_family, image_token_id
 from chip.models.prompts import Prompts
 from chip.models.sites import Site, find_sites
 from chip.models.trust import UNLOADABLE, borne_out, refuse_counts, refuse_foreign_code
+
+try:
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoProcessor,
+        AutoTokenizer,
+        PreTrainedModel,
+    )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+except (ImportError, RuntimeError) as problem:
+    # transformers imports whatever torchvision it finds, and says only that a name of its own cannot be imported.
+    raise ChipError(
+        f"transformers cannot be imported ({str(problem).partition('. ')[0]}): most often a torchvision of another "
+        "build than torch; install the one that belongs to it (docs/models.md), or remove it"
+    ) from problem
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MASKED_ATTENTION = ("sdpa", "eager")
@@ -243,7 +251,7 @@ def _load_processor(directory: Path, sees: bool) -> Any:
             processor = auto.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         except ImportError as problem:
             needs = re.search(r"torchvision", str(problem), re.IGNORECASE)
-            hint = "it needs torchvision, which is not installed" if needs else _first_line(problem)
+            hint = "it needs the torchvision that belongs to torch (docs/models.md)" if needs else _first_line(problem)
             raise ChipError(f"the processor of {directory} cannot be loaded: {hint}") from problem
     if sees and not hasattr(processor, "image_processor"):
         raise ChipError(f"{directory} holds a tokenizer but no image processor (processor_config.json is missing)")

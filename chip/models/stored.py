@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from chip.errors import ChipError
-from chip.files import without_repetition
+from chip.files import read_small, without_repetition
 
 Array = np.ndarray[Any, Any]
 
@@ -280,6 +280,6 @@ def _refuse_nonsense(tensor: StoredTensor) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises ChipError where it is none, or cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_small(path))
     except (OSError, ValueError, RecursionError) as problem:
         raise ChipError(f"{path} is not JSON: {problem}") from problem

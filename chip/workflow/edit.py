@@ -58,6 +58,8 @@ def prepare_edit(
     recovered = ""
     if not request.dry_run:
         refuse_unwritable(out)
+        if not request.settings.trains:
+            refuse_unwritable(request.statistics or default_statistics(request.model, out))
         recovered = recover(directory, out)
         if not request.in_place:
             refuse_existing(out, directory, force=request.force)

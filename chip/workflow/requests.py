@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chip.errors import ChipError, UsageError
-from chip.files import without_repetition
+from chip.files import read_small, without_repetition
 from chip.settings import EditSettings
 
 _KEYS = ("forget", "out", "settings")
 _MOST_LETTERS = 200
+MOST_BYTES_REQUESTS = 256 << 20
+"""A file of requests may be so long: millions of them."""
 _OWN_ENDINGS = (".receipt.json", ".edit.safetensors", ".statistics.safetensors")
 
 
@@ -38,7 +40,7 @@ def read_requests(path: Path, reserved: Sequence[str] = ()) -> tuple[Asked, ...]
     stands there twice.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_small(path, MOST_BYTES_REQUESTS).split(b"\n")
     except OSError as problem:
         raise ChipError(f"{path} cannot be read: {problem.strerror}; give a file with one request a line") from problem
     asked = tuple(

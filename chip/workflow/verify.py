@@ -21,7 +21,10 @@ from chip.edit.writer import kept_once_committed
 from chip.errors import ChipError, UsageError
 from chip.models.checkpoint import Checkpoint
 
-_SWAPPED = "; give the checkpoint as it was before the edit, and the edited one first"
+_OTHER = (
+    "; give the checkpoint as it was before the edit, and the edited one first; one that was made with --transfer "
+    "needs the edit that `chip apply --transfer --edit-out FILE` kept, not the one that it was derived from"
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def carry_out_verify(request: VerifyRequest) -> Verified:
     proof, edits = None, tuple[Edit, ...]()
     if request.base is not None:
         base = Checkpoint(request.base)
-        edits = fitting(base, _loaded(request.edits), hint=_SWAPPED)
+        edits = fitting(base, _loaded(request.edits), hint=_OTHER)
         proof = verify(base, edited, edits)
     signed_by = None
     if request.receipt is not None:
@@ -108,7 +111,7 @@ def carry_out_revert(request: RevertRequest) -> Reverted:
         private_key(request.sign)
     recover(request.edited, request.edited if request.out is None else request.out)
     edited, base = Checkpoint(request.edited), Checkpoint(request.base)
-    edits = fitting(base, _loaded(request.edits), hint=_SWAPPED)
+    edits = fitting(base, _loaded(request.edits), hint=_OTHER)
     verify(base, edited, edits)
     out = request.edited if request.out is None else request.out
     if request.out is not None:
