@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -251,7 +252,10 @@ def _load_processor(directory: Path, sees: bool) -> Any:
             processor = auto.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         except ImportError as problem:
             needs = re.search(r"torchvision", str(problem), re.IGNORECASE)
-            hint = "it needs the torchvision that belongs to torch (docs/models.md)" if needs else _first_line(problem)
+            lacks = "torchvision, which is not installed"
+            if find_spec("torchvision") is not None:
+                lacks = "the torchvision that belongs to torch"
+            hint = f"it needs {lacks} (docs/models.md says which)" if needs else _first_line(problem)
             raise ChipError(f"the processor of {directory} cannot be loaded: {hint}") from problem
     if sees and not hasattr(processor, "image_processor"):
         raise ChipError(f"{directory} holds a tokenizer but no image processor (processor_config.json is missing)")
