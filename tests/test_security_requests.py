@@ -92,7 +92,9 @@ class TestFilesOfSettings:
     ) -> None:
         os.mkfifo(tmp_path / "chip.toml")
         monkeypatch.chdir(tmp_path)
-        assert chip_here("inspect", llama_directory).exit_code == 0
+        refused = chip_here("inspect", llama_directory)
+        assert isinstance(refused.exception, ChipError)
+        assert "no regular file" in str(refused.exception)
 
     @pytest.mark.parametrize("content", [b"[" * 100_000, b"null", b"{}", b"\xff", b'{"format": "chip-splits-1"}'])
     def test_splits_and_ledgers_that_are_none_are_one_sentence(self, tmp_path: Path, content: bytes) -> None:
